@@ -1,0 +1,119 @@
+"""The seam between a stage and whatever runs its shards: ``map(function, tasks) → summaries``.
+
+A shard function is plain and idempotent: it takes one dictionary (paths and settings, never pixels), reads its
+shard, writes its part files and returns a small dictionary. Done-markers on storage are the truth (``stage.py``
+keeps them), so an engine may die at any time. Local processes are the default; cluster engines implement the
+same protocol elsewhere.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dinov2_core.errors import UserError
+
+Task = Mapping[str, Any]
+Summary = dict[str, Any]
+ShardFunction = Callable[[Task], Summary]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one shard task needs. Engines that schedule read it; local processes ignore it."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+class ShardMap(Protocol):
+    """Anything that can run shard functions."""
+
+    def map(
+        self, function: ShardFunction, tasks: Sequence[Task], *, resources: Resources = ...
+    ) -> Iterator[tuple[int, Summary]]:
+        """Yield ``(index of the task, its summary)`` as tasks finish, in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class InlineShardMap:
+    """Runs tasks one after the other in this process: for tests, debugging and tiny inputs."""
+
+    def map(
+        self, function: ShardFunction, tasks: Sequence[Task], *, resources: Resources = Resources()
+    ) -> Iterator[tuple[int, Summary]]:
+        for index, task in enumerate(tasks):
+            yield index, function(task)
+
+
+@dataclass(frozen=True)
+class ProcessShardMap:
+    """Runs tasks on local processes, one thread each. The pool is shared by all stages of a program."""
+
+    workers: int = 0
+    """Number of processes; 0 means one a core."""
+
+    def map(
+        self, function: ShardFunction, tasks: Sequence[Task], *, resources: Resources = Resources()
+    ) -> Iterator[tuple[int, Summary]]:
+        workers = self.workers or os.cpu_count() or 1
+        pool = _pool(workers)
+        waiting = iter(enumerate(tasks))
+        running: dict[Future[Summary], int] = {}
+        try:
+            while True:
+                # Bounded: a million tasks are not pickled at once.
+                while len(running) < 2 * workers and (item := next(waiting, None)) is not None:
+                    running[pool.submit(function, item[1])] = item[0]
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool as error:
+            _forget(workers)
+            names = sorted(str(dict(tasks[i]).get("key", i)) for i in running.values())
+            raise UserError(
+                "a worker process died (out of memory, or killed)",
+                where=f"one of the shards {', '.join(names)}",
+                todo="run the same command again: finished shards are kept; fewer workers need less memory",
+            ) from error
+        finally:
+            for future in running:
+                future.cancel()
+
+
+_pools: dict[int, ProcessPoolExecutor] = {}
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    if workers not in _pools:
+        # Threads and fork do not mix; a fork server starts clean and forks quickly.
+        context = multiprocessing.get_context("forkserver")
+        _pools[workers] = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    return _pools[workers]
+
+
+def _forget(workers: int) -> None:
+    _pools.pop(workers).shutdown(wait=False, cancel_futures=True)
+
+
+@atexit.register
+def close_pools() -> None:
+    """End all worker processes (also registered to run at exit)."""
+    for pool in _pools.values():
+        pool.shutdown(wait=False, cancel_futures=True)
+    _pools.clear()
+
+
+def _start_worker() -> None:
+    # One thread a process: two processes with two threads each on two cores are slower than either.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ["DINOV2_THREADS"] = "1"
