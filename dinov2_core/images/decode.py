@@ -181,6 +181,8 @@ def _reason(error: Exception, data: bytes) -> str:
         return "too many pixels"
     if not data:
         return "empty"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        return "truncated"
     text = str(error).lower()
     if not isinstance(error, UnidentifiedImageError):
         ended = any(word in text for word in ("truncated", "unexpected end", "not enough", "end of file", "too short"))
@@ -196,9 +198,7 @@ def _sniff(data: bytes) -> str:
             return "svg"
         page = any(tag in head for tag in (b"<!doctype html", b"<html", b"<head", b"<body"))
         return "html" if page else "not an image"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "truncated" if len(data) < 8 + int.from_bytes(data[4:8], "little") else "damaged"
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
+    if (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[4:12] in (b"ftypavif", b"ftypavis"):
         return "damaged"
     if data.startswith(_FOREIGN) or data[4:8] == b"ftyp":
         return "unsupported format"
