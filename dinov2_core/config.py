@@ -6,6 +6,7 @@ the key. The dataclasses themselves live beside what they configure.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -49,17 +50,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        problems = []
-        for option in args:
-            if option is type(None):
-                continue
-            try:
-                return _convert(option, value, where)
-            except ConfigError as error:
-                problems.append(error)
-        raise problems[0]
+        return _convert_union(args, value, where)
     if origin is typing.Literal:
         if value not in args:
             raise ConfigError(f"{value!r} is not one of {', '.join(map(repr, args))}", where=where)
@@ -67,33 +58,53 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"expected a mapping, got {value!r}", where=where)
-        return build(hint, value, where=where)  # type: ignore[arg-type]
+        return build(hint, _mapping(value, where), where=where)  # type: ignore[arg-type]
     if origin is tuple:
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"expected a list, got {value!r}", where=where)
-        inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
-        items = list(value)
-        if inner is None and len(items) != len(args):
-            raise ConfigError(f"expected {len(args)} values, got {len(items)}", where=where)
-        return tuple(_convert(inner or args[i], v, f"{where}[{i}]") for i, v in enumerate(items))
-    if origin in (dict, Mapping) or hint is dict or getattr(origin, "__name__", "") == "Mapping":
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"expected a mapping, got {value!r}", where=where)
+        return _convert_tuple(args, value, where)
+    if hint in (dict, Mapping) or origin in (dict, Mapping):
         inner = args[1] if len(args) == 2 else Any
-        return {str(k): _convert(inner, v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
+        return {str(k): _convert(inner, v, f"{where}.{k}") for k, v in _mapping(value, where).items()}
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    problems = []
+    for option in options:
+        if option is not type(None):
+            try:
+                return _convert(option, value, where)
+            except ConfigError as error:
+                problems.append(error)
+    raise problems[0]
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"expected a list, got {value!r}", where=where)
+    items = list(value)
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(items))
+    if len(items) != len(args):
+        raise ConfigError(f"expected {len(args)} values, got {len(items)}", where=where)
+    return tuple(_convert(args[i], v, f"{where}[{i}]") for i, v in enumerate(items))
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         # YAML 1.1 reads "1e-4" as text.
-        try:
+        with contextlib.suppress(ValueError):
             return float(value)
-        except ValueError:
-            pass
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ConfigError(f"expected {getattr(hint, '__name__', hint)}, got {value!r}", where=where)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"expected a mapping, got {value!r}", where=where)
+    return value
 
 
 def to_plain(value: Any) -> Any:

@@ -64,6 +64,7 @@ class Manifest:
 
 
 def path_of(stage: str, partition: str = WHOLE) -> str:
+    """Where the manifest of a partition lies, relative to the data root."""
     return f"{stage}/{partition}/{FILE}"
 
 
@@ -85,6 +86,7 @@ def read(store: Store, stage: str, partition: str = WHOLE) -> Manifest | None:
 
 
 def write(store: Store, manifest: Manifest) -> None:
+    """Put the manifest in its place: from then on the partition counts as made."""
     store.write_bytes(path_of(manifest.stage, manifest.partition), manifest.to_json().encode())
 
 

@@ -58,9 +58,8 @@ class StageSpec:
     partitioned: bool = False
     version: str = "1"
     external: str = ""
-    """``module:name`` of ``f(store, partition, params) → plain values`` naming the state of inputs outside the store."""
+    """``module:name`` of ``f(store, partition, params)``: plain values naming the state of inputs outside the store."""
     kinds: tuple[str, ...] = ()
-    deterministic: bool = True
 
     def load_params(self, values: Mapping[str, Any] | None) -> Any:
         return config.build(load(self.params), values, where=self.name)
@@ -223,6 +222,7 @@ def gather_upstream(store: Store, spec: StageSpec, partition: str) -> dict[str, 
 
 
 def fingerprint(spec: StageSpec, params: Any, upstream: Mapping[str, Manifest], external: Any) -> str:
+    """sha256 (hex) over everything that decides what the stage would write."""
     return config.digest(
         {
             "stage": spec.name,

@@ -18,6 +18,7 @@ FACE = pa.struct([("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h",
 
 
 def embedding_type(dim: int) -> pa.DataType:
+    """A vector column: float16, fixed width."""
     return pa.list_(pa.float16(), dim)
 
 

@@ -184,6 +184,7 @@ STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _ALL}
 
 
 def get(name: str) -> StageSpec:
+    """The stage ``name``; a :class:`UserError` with the nearest name where there is none."""
     if name not in STAGES:
         raise UserError(f"no stage '{name}'{nearest(name, STAGES)}", todo=f"stages: {', '.join(STAGES)}")
     return STAGES[name]

@@ -1,0 +1,156 @@
+"""Makes the thin asset of a stage: bring it up to date, report counts, name the data by its manifest's hash.
+
+What a stage computes is in ``dinov2_core``; what must hold of its tables is in the asset's own module and in
+``gates.py``.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
+
+from assets.partitions import CRAWL_BATCHES, batches_in_run
+from dinov2_core import config, stage
+from dinov2_core.errors import UserError
+from dinov2_core.manifest import WHOLE, Manifest
+from dinov2_core.stage import Materialised, StageSpec, Tracker
+from dinov2_core.stages import registry
+
+Watch = Callable[[dg.AssetExecutionContext, Any, Any, StageSpec, Any], AbstractContextManager[Tracker | None]]
+"""``(context, tracking, lake, spec, params) → context manager giving the stage's tracker``."""
+After = Callable[[dg.AssetExecutionContext, Any, Any, Manifest], Mapping[str, Any]]
+"""``(context, lake, tracking, manifest) → extra metadata``: what an asset does once its stage is up to date."""
+
+RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+def stage_asset(
+    name: str,
+    *,
+    watch: Watch | None = None,
+    after: After | None = None,
+    pool: str | None = None,
+    owners: Sequence[str] | None = None,
+) -> dg.AssetsDefinition:
+    """The Dagster asset of stage ``name``.
+
+    Args:
+        watch: opens the tracking of the run, for stages that train.
+        after: runs once the stage is up to date, whether or not anything was computed; must be idempotent.
+        pool: the concurrency pool, for stages that want the accelerator to themselves.
+    """
+    spec = registry.get(name)
+
+    @dg.asset(
+        name=name,
+        description=spec.description,
+        group_name=spec.group,
+        kinds=set(spec.kinds),
+        code_version=spec.version,
+        deps=[_dependency(spec, upstream) for upstream in spec.upstream],
+        partitions_def=CRAWL_BATCHES if spec.partitioned else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if spec.partitioned else None,
+        retry_policy=RETRY,
+        pool=pool,
+        owners=owners,
+    )
+    def body(
+        context: dg.AssetExecutionContext,
+        lake: dg.ResourceParam[Any],
+        engine: dg.ResourceParam[Any],
+        tracking: dg.ResourceParam[Any],
+    ) -> dg.MaterializeResult:
+        return _materialise(context, spec, lake, engine, tracking, watch, after)
+
+    return body
+
+
+def _dependency(spec: StageSpec, upstream: str) -> dg.AssetDep:
+    mapping = None
+    if registry.get(upstream).partitioned and spec.upstream[upstream] != "same":
+        mapping = dg.AllPartitionMapping()
+    return dg.AssetDep(upstream, partition_mapping=mapping)
+
+
+def _materialise(
+    context: dg.AssetExecutionContext,
+    spec: StageSpec,
+    lake: Any,
+    engine: Any,
+    tracking: Any,
+    watch: Watch | None,
+    after: After | None,
+) -> dg.MaterializeResult:
+    partitions = batches_in_run(context, lake.batches()) if spec.partitioned else [WHOLE]
+    results = []
+    for partition in partitions:
+        try:
+            params = spec.load_params(lake.params(spec.name))
+            with watch(context, tracking, lake, spec, params) if watch else nullcontext(None) as tracker:
+                result = stage.materialise(
+                    lake.store(), spec, partition, params, shard_map=engine.shard_map(), tracker=tracker
+                )
+            extra = dict(after(context, lake, tracking, result.manifest)) if after else {}
+        except UserError as error:
+            # The one line is the message: no retry will mend it, and a stack trace would hide it.
+            where = error.where or spec.name
+            if not where.startswith(spec.name):
+                where = f"{spec.name}{'' if partition == WHOLE else f'[{partition}]'}: {where}"
+            text = str(type(error)(error.what, where=where, todo=error.todo))
+            raise dg.Failure(text, allow_retries=False) from error
+        results.append(result)
+        context.log.info(
+            f"{result.manifest.key}: {'made' if result.fresh else 'up to date'} in {result.seconds:.1f} s, "
+            f"version {result.manifest.hash[:12]}"
+        )
+        metadata = {**metadata_of(result), **extra}
+        if spec.partitioned:
+            context.add_asset_metadata(metadata, partition_key=partition) if _tagged(context) else _log(
+                context, spec.name, partition, metadata, result.manifest
+            )
+    if not spec.partitioned:
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(results[0].manifest.hash))
+    hashes = {r.manifest.partition: r.manifest.hash for r in results}
+    version = next(iter(hashes.values())) if len(hashes) == 1 else config.digest(hashes)
+    return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata={"batches": len(results)})
+
+
+def _tagged(context: dg.AssetExecutionContext) -> bool:
+    op = context.op_execution_context
+    return bool(op.has_partition_key or op.has_partition_key_range)
+
+
+def _log(
+    context: dg.AssetExecutionContext, name: str, partition: str, metadata: Mapping[str, Any], manifest: Manifest
+) -> None:
+    # A run without a partition tag covers every batch: each still gets its own event, so that the UI, freshness and
+    # staleness see the batches one by one.
+    tags = {DATA_VERSION_TAG: manifest.hash, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+    context.log_event(dg.AssetMaterialization(name, partition=partition, metadata=dict(metadata), tags=tags))
+
+
+def metadata_of(result: Materialised) -> dict[str, Any]:
+    """What the UI shows of a materialisation."""
+    made = result.manifest
+    shown: dict[str, Any] = {
+        "manifest": made.hash,
+        "computed": result.fresh,
+        "seconds": round(result.seconds, 2),
+        "files": len(made.files),
+        "bytes": sum(f.bytes for f in made.files),
+        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    rows = sum(f.rows or 0 for f in made.files)
+    if rows:
+        shown["dagster/row_count"] = rows
+    for key, value in made.counts.items():
+        if isinstance(value, bool | int | float | str):
+            shown[key] = value
+        elif isinstance(value, Mapping | list | tuple):
+            shown[key] = dg.MetadataValue.json(config.to_plain(value))
+    shown["params"] = dg.MetadataValue.json(config.to_plain(made.params))
+    return shown

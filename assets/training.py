@@ -1,0 +1,43 @@
+"""How an asset that trains is tracked: one run a training, continued when a killed one resumes.
+
+The tracker itself is a resource; what is trained is in ``dinov2_core``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from dinov2_core import config, stage
+from dinov2_core.manifest import WHOLE
+from dinov2_core.stage import StageSpec, Tracker
+
+
+@contextlib.contextmanager
+def tracked(
+    context: dg.AssetExecutionContext, tracking: Any, lake: Any, spec: StageSpec, params: Any
+) -> Iterator[Tracker | None]:
+    """A tracker for the stage's training, or None where the stage is up to date and nothing will train."""
+    fingerprint, upstream, current = stage.state(lake.store(), spec, WHOLE, params)
+    if current is not None:
+        yield None
+        return
+    inputs = {key: made.hash for key, made in upstream.items()}
+    with tracking.training(
+        spec.name, fingerprint, flatten(stage.quality(params)), inputs, {"dagster.run_id": context.run_id}
+    ) as tracker:
+        yield tracker
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``a.b.c`` → value; lists as JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = config.canonical_json(value) if isinstance(value, list) else value
+    return flat
