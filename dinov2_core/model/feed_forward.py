@@ -1,0 +1,38 @@
+"""The two feed-forward layers of the family: GELU MLP and SwiGLU."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Mlp(nn.Module):
+    """``[…, D] → […, D]`` through ``hidden`` units and an exact GELU; keys ``fc1``, ``fc2``."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGlu(nn.Module):
+    """``w3(silu(a) · b)`` with ``a, b`` the halves of ``w12(x)`` (arXiv 2002.05202); keys ``w12``, ``w3``.
+
+    ``hidden`` is the width of an MLP with as many parameters; the gate takes 2/3 of it, rounded up to a multiple of 8.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        width = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * width)
+        self.w3 = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+FEED_FORWARD = {"mlp": Mlp, "swiglu": SwiGlu}

@@ -1,0 +1,152 @@
+"""The vision transformer of the DINOv2 family, with the official parameter names.
+
+Token order is class, registers, patches. Registers have no position. Heads, losses and weight files do not belong
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dinov2_core.model import position
+from dinov2_core.model.block import Block, LayerScale
+from dinov2_core.model.packed import Layout, pack
+from dinov2_core.model.patch_embed import PatchEmbed
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """The shape of a backbone. ``image_size`` is the size whose patch grid the position embedding stores."""
+
+    dim: int
+    depth: int
+    heads: int
+    patch: int = 14
+    image_size: int = 518
+    channels: int = 3
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    ffn_ratio: float = 4.0
+    registers: int = 0
+    layer_scale: float | None = 1e-5
+    pos_offset: float = 0.1
+    pos_antialias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch:
+            raise ValueError(f"image size {self.image_size} is not a multiple of the patch size {self.patch}")
+        if self.dim % self.heads:
+            raise ValueError(f"width {self.dim} is not a multiple of {self.heads} heads")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one group of crops comes out as, after the last norm; R registers, N patches."""
+
+    cls: Tensor
+    """``[B, D]``"""
+    registers: Tensor
+    """``[B, R, D]``"""
+    patches: Tensor
+    """``[B, N, D]``, row by row"""
+
+
+class VisionTransformer(nn.Module):
+    """A backbone; ``forward`` takes crops of one size, ``forward_list`` of several in one packed pass."""
+
+    def __init__(self, config: VitConfig, *, drop_path: float = 0.0) -> None:
+        """``drop_path`` is the stochastic-depth rate, the same in every block, active in training mode only."""
+        super().__init__()
+        self.config = config
+        grid = config.image_size // config.patch
+        dim = config.dim
+        self.patch_embed = PatchEmbed(config.patch, config.channels, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+        self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, dim)) if config.registers else None
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                config.heads,
+                ffn=config.ffn,
+                hidden=int(dim * config.ffn_ratio),
+                layer_scale=config.layer_scale,
+                drop_path=drop_path,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Truncated normal of 0.02 for linear layers and positions, 1e-6 for class and register tokens."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, LayerScale):
+                nn.init.constant_(module.gamma, module.init)
+
+    def embed(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Tokens before the first block.
+
+        Args:
+            images: ``[B, C, H, W]``, normalised.
+            masks: ``[B, N]`` bool; True patches become the mask token (before positions are added).
+
+        Returns:
+            ``[B, 1 + R + N, D]``
+        """
+        rows, columns = images.shape[-2] // self.config.patch, images.shape[-1] // self.config.patch
+        x = self.patch_embed(images)
+        if masks is not None:
+            x = torch.where(masks[..., None], self.mask_token.to(x.dtype)[None], x)
+        positions = position.interpolate(
+            self.pos_embed,
+            rows,
+            columns,
+            square=images.shape[-2] == images.shape[-1],
+            offset=self.config.pos_offset,
+            antialias=self.config.pos_antialias,
+        ).to(x.dtype)
+        b = x.shape[0]
+        parts = [(self.cls_token.to(x.dtype) + positions[:, :1]).expand(b, -1, -1)]
+        if self.register_tokens is not None:
+            parts.append(self.register_tokens.to(x.dtype).expand(b, -1, -1))
+        return torch.cat([*parts, x + positions[:, 1:]], dim=1)
+
+    def forward_list(
+        self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None
+    ) -> list[Features]:
+        """Crops of several sizes as one packed sequence; one result a group, equal to separate calls."""
+        groups = [self.embed(x, m) for x, m in zip(crops, masks or [None] * len(crops), strict=True)]
+        x, layout = pack(groups)
+        for block in self.blocks:
+            x = block(x, layout)
+        return self._features(self.norm(x), layout)
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
+        return self.forward_list([images], [masks])[0]
+
+    def last_layers(self, images: Tensor, count: int) -> list[Features]:
+        """The outputs of the last ``count`` blocks, each through the final norm (linear and dense probes)."""
+        x, layout = pack([self.embed(images)])
+        outputs = []
+        for index, block in enumerate(self.blocks):
+            x = block(x, layout)
+            if index >= len(self.blocks) - count:
+                outputs += self._features(self.norm(x), layout)
+        return outputs
+
+    def _features(self, x: Tensor, layout: Layout) -> list[Features]:
+        first = 1 + self.config.registers
+        return [Features(part[:, 0], part[:, 1:first], part[:, first:]) for part in layout.split(x)]

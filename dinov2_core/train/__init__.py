@@ -1,0 +1,1 @@
+"""Recipes, data, objective, optimisation and the training loop. Imports nothing but torch, numpy and safetensors."""
