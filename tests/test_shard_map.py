@@ -1,0 +1,48 @@
+"""Local processes: every task once, results joined to their task, a dead worker named."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from dinov2_core.errors import UserError
+from dinov2_core.shard_map import InlineShardMap, ProcessShardMap, close_pools
+
+
+def square(task: Any) -> dict[str, Any]:
+    return {"square": task["n"] ** 2, "pid": os.getpid()}
+
+
+def die(task: Any) -> dict[str, Any]:
+    if task["n"] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def fail(task: Any) -> dict[str, Any]:
+    raise UserError("no such model", where="filtered_set[b1]", todo="run `make parts`")
+
+
+@pytest.mark.parametrize("engine", [InlineShardMap(), ProcessShardMap(2)])
+def test_every_task_runs_once_and_results_are_joined(engine: Any) -> None:
+    tasks = [{"n": n} for n in range(20)]
+    results = dict(engine.map(square, tasks))
+    assert {i: r["square"] for i, r in results.items()} == {n: n * n for n in range(20)}
+    pids = {r["pid"] for r in results.values()}
+    assert (os.getpid() in pids) is isinstance(engine, InlineShardMap)
+
+
+def test_a_dead_worker_is_named_and_the_next_call_works() -> None:
+    with pytest.raises(UserError, match=r"a worker process died.*run the same command again"):
+        list(ProcessShardMap(2).map(die, [{"n": n, "key": f"{n:03d}"} for n in range(4)]))
+    assert len(list(ProcessShardMap(2).map(square, [{"n": 1}]))) == 1
+
+
+def test_an_error_of_the_user_crosses_the_process_boundary_whole() -> None:
+    with pytest.raises(UserError) as caught:
+        list(ProcessShardMap(2).map(fail, [{}]))
+    assert str(caught.value) == "filtered_set[b1]: no such model — run `make parts`"
+    close_pools()
