@@ -1,0 +1,77 @@
+"""ONNX models as this package runs them: found by part name or path, one session a process, threads bounded.
+
+What a model's input and output mean belongs to the module that uses it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from dinov2_core import parts
+from dinov2_core.errors import UserError
+
+
+def locate(model: str) -> Path:
+    """The file of ``model``: a path, or the name of a part.
+
+    Raises:
+        UserError: neither a file nor a part that has been fetched.
+    """
+    if os.path.isfile(model):
+        return Path(model)
+    if model in parts.PARTS:
+        return parts.path(model)
+    raise UserError("the model file is missing", where=model, todo=f"give a file or one of: {', '.join(parts.PARTS)}")
+
+
+@functools.lru_cache(maxsize=16)
+def _checksum(path: str, size: int, changed: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def checksum(model: str) -> str:
+    """sha256 (hex) of the file of ``model``; an unchanged file is read once a process."""
+    path = locate(model)
+    state = path.stat()
+    return _checksum(str(path), state.st_size, state.st_mtime_ns)
+
+
+def threads() -> int:
+    """Threads for one session: ``DINOV2_THREADS`` (1 in worker processes), else one a core."""
+    return int(os.environ.get("DINOV2_THREADS", "0")) or os.cpu_count() or 1
+
+
+@functools.lru_cache(maxsize=8)
+def session(path: str, *, free_size: bool = False) -> ort.InferenceSession:
+    """The session of the file at ``path``, made once a process.
+
+    ``free_size``: the graph states a fixed batch, height and width although its layers take any; forget them.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads(), 1
+    options.log_severity_level = 3
+    source: str | bytes = path
+    if free_size:
+        model = onnx.load(path)
+        weights = {w.name for w in model.graph.initializer}
+        for value in [*(v for v in model.graph.input if v.name not in weights), *model.graph.output]:
+            dims = value.type.tensor_type.shape.dim
+            for axis in (0, 2, 3):
+                dims[axis].dim_param = f"{value.name}_{axis}"
+        # Their stated sizes contradict the free input.
+        del model.graph.value_info[:]
+        source = model.SerializeToString()
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: ort.InferenceSession, batch: np.ndarray) -> list[np.ndarray]:
+    """All outputs for one input array."""
+    outputs: list[np.ndarray] = model.run(None, {model.get_inputs()[0].name: batch})
+    return outputs
