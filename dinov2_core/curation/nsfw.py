@@ -55,8 +55,4 @@ def tiles(pixels: np.ndarray, side: int) -> list[np.ndarray]:
         return []
     rows = np.linspace(0, height, max(1, round(height / side)) + 1).round().astype(int)
     columns = np.linspace(0, width, max(1, round(width / side)) + 1).round().astype(int)
-    return [
-        pixels[top:bottom, left:right]
-        for top, bottom in pairwise(rows)
-        for left, right in pairwise(columns)
-    ]
+    return [pixels[top:bottom, left:right] for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
