@@ -201,24 +201,54 @@ def gather_upstream(store: Store, spec: StageSpec, partition: str) -> dict[str, 
     """The manifests a partition of a stage is made from.
 
     Raises:
-        UserError: an upstream stage has not been materialised; the message names it.
+        UserError: an upstream partition has not been materialised, or is older than what it was itself made from;
+            the message names it.
     """
+    where = spec.name if partition == WHOLE else f"{spec.name}[{partition}]"
     found: dict[str, Manifest] = {}
-    for stage, scope in spec.upstream.items():
-        if scope == "same":
-            names = [partition]
-        else:
-            names = manifest.partitions(store, stage)
-            if scope == "earlier":
-                names = [n for n in names if n <= partition]
+    for stage, names in _partitions_wanted(store, spec, partition).items():
         for name in names:
             one = manifest.read(store, stage, name)
-            if one is not None:
-                found[one.key] = one
-        if not any(m.stage == stage for m in found.values()):
-            where = spec.name if partition == WHOLE else f"{spec.name}[{partition}]"
-            raise UserError(f"'{stage}' has not been materialised", where=where, todo=f"materialise {stage} first")
+            if one is None:
+                label = stage if name == WHOLE else f"{stage}[{name}]"
+                raise UserError(f"'{label}' has not been materialised", where=where, todo=f"materialise {stage} first")
+            found[one.key] = one
+    seen = dict(found)
+    for one in found.values():
+        for key, wanted in one.upstream.items():
+            if key not in seen:
+                current = manifest.read(store, *key.split("/", 1))
+                if current is None:
+                    continue  # made elsewhere; only this much of the history was brought here
+                seen[key] = current
+            if seen[key].hash != wanted:
+                raise UserError(
+                    f"'{one.key}' is stale: '{key}' has changed since it was made",
+                    where=where,
+                    todo=f"materialise {one.stage} again first (full_pipeline without a partition does all of it)",
+                )
     return found
+
+
+def _partitions_wanted(store: Store, spec: StageSpec, partition: str) -> dict[str, list[str]]:
+    wanted: dict[str, list[str]] = {}
+    everything: set[str] = set()
+    for stage, scope in spec.upstream.items():
+        if scope == "same":
+            wanted[stage] = [partition]
+            continue
+        names = manifest.partitions(store, stage) or [WHOLE]
+        if scope == "earlier":
+            # The batch itself is always wanted, so that a missing one is an error and not an empty list.
+            names = sorted({*(n for n in names if n <= partition and n != WHOLE), partition})
+        wanted[stage] = names
+        if scope == "all" and names != [WHOLE]:
+            everything |= set(names)
+    # A stage over all batches sees the same batches everywhere: one that is half-way through is missing, not absent.
+    for stage, scope in spec.upstream.items():
+        if scope == "all" and everything and wanted[stage] != [WHOLE]:
+            wanted[stage] = sorted(everything)
+    return wanted
 
 
 def fingerprint(spec: StageSpec, params: Any, upstream: Mapping[str, Manifest], external: Any) -> str:

@@ -101,6 +101,19 @@ def test_missing_upstream_and_unknown_settings_say_what_to_do(store: Store) -> N
         stage.materialise(store, toy.SPEC, "b1", {"factor": "two"})
 
 
+def test_a_whole_made_of_stale_or_missing_parts_is_refused(store: Store) -> None:
+    stage.materialise(store, toy.SPEC, "b1")
+    stage.materialise(store, toy.SPEC, "b2")
+    stage.materialise(store, toy.EARLIER, "b1")
+    with pytest.raises(UserError, match=r"both: 'earlier\[b2\]' has not been materialised"):
+        stage.materialise(store, toy.BOTH)
+    stage.materialise(store, toy.EARLIER, "b2")
+    stage.materialise(store, toy.BOTH)
+    stage.materialise(store, toy.SPEC, "b1", {"factor": 3})
+    with pytest.raises(UserError, match="'earlier/b1' is stale: 'numbers/b1' has changed"):
+        stage.materialise(store, toy.BOTH)
+
+
 def test_a_lost_file_is_made_again(store: Store) -> None:
     made = stage.materialise(store, toy.SPEC, "b1").manifest
     store.delete(made.files[1].path)

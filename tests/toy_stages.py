@@ -71,3 +71,11 @@ EARLIER = StageSpec(
     upstream={"numbers": "earlier"},
     partitioned=True,
 )
+BOTH = StageSpec(
+    "both",
+    "toy",
+    "",
+    run="tests.toy_stages:total",
+    params="tests.toy_stages:Params",
+    upstream={"numbers": "all", "earlier": "all"},
+)
