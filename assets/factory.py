@@ -5,6 +5,7 @@ What a stage computes is in ``dinov2_core``; what must hold of its tables is in 
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,6 +20,10 @@ from dinov2_core.errors import UserError
 from dinov2_core.manifest import WHOLE, Manifest
 from dinov2_core.stage import Materialised, StageSpec, Tracker
 from dinov2_core.stages import registry
+
+# Backfill policies and partitioned checks are used on purpose; the warnings would come once an asset.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 Watch = Callable[[dg.AssetExecutionContext, Any, Any, StageSpec, Any], AbstractContextManager[Tracker | None]]
 """``(context, tracking, lake, spec, params) → context manager giving the stage's tracker``."""
@@ -85,7 +90,11 @@ def _materialise(
     watch: Watch | None,
     after: After | None,
 ) -> dg.MaterializeResult:
-    partitions = batches_in_run(context, lake.batches()) if spec.partitioned else [WHOLE]
+    partitions = [WHOLE]
+    if spec.partitioned:
+        partitions = batches_in_run(context, lake.batches())
+        if not _tagged(context):
+            context.instance.add_dynamic_partitions(str(CRAWL_BATCHES.name), partitions)
     results = []
     for partition in partitions:
         try:

@@ -4,8 +4,6 @@ The stage (``dinov2_core/stages/registered_model.py``) writes the model folder; 
 version is found again by the manifest's hash.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,3 +68,32 @@ def _champion_metrics(tracking: Any, client: Any, candidate: str) -> Mapping[str
 
 
 registered_model = stage_asset("registered_model", after=register)
+
+
+@dg.asset_check(
+    asset="registered_model",
+    name="embeds",
+    description="The version loads from the registry and gives unit vectors for one image.",
+    blocking=True,
+)
+def embeds_check(lake: dg.ResourceParam[Any], tracking: dg.ResourceParam[Any]) -> dg.AssetCheckResult:
+    """Load the registered version as a user would and embed one image."""
+    import numpy as np
+
+    made = manifest.read(lake.store(), "registered_model")
+    assert made is not None, "the check runs after its asset"
+    client = tracking.client()
+    version = tracking.find_version(client, made.hash)
+    if version is None:
+        return dg.AssetCheckResult(passed=False, description=f"no model version carries manifest {made.hash[:12]}")
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(f"models:/{tracking.model_name}/{version.version}")
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    vectors = np.asarray(model.predict([image]))
+    norm = float(np.linalg.norm(vectors[0]))
+    return dg.AssetCheckResult(
+        passed=vectors.ndim == 2 and abs(norm - 1) < 1e-3,
+        description=f"one image → {vectors.shape}, norm {norm:.4f}",
+        metadata={"version": str(version.version), "width": int(vectors.shape[-1])},
+    )

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 import assets
+from pipelines.console import short_console
 from pipelines.jobs import JOBS
 from pipelines.resources.engine import Engine
 from pipelines.resources.lake import Lake
@@ -37,6 +38,7 @@ def build_defs(
             **(resources or {}),
         },
         executor=dg.in_process_executor,
+        loggers={"console": short_console},
     )
 
 

@@ -74,11 +74,14 @@ def failures(result: Any) -> list[str]:
         elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR:
-                lines.append(f"{check.asset_key.to_user_string()}: check {check.check_name} failed: {check.description}")
+                lines.append(
+                    f"{check.asset_key.to_user_string()}: check {check.check_name} failed: {check.description}"
+                )
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Materialise the named assets in one run."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.materialize", description=__doc__)
     parser.add_argument("assets", nargs="+", metavar="ASSET", help=", ".join(registry.STAGES))
     parser.add_argument("--partition", help="one crawl batch; all batches not up to date where left out")
