@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from PIL import Image
 
 from dinov2_core.curation import onnx_model
 
 _STRIDE, _MULTIPLE = 4, 32
-_TINY, _TINY_SIDE = 64, 128
+_TINY, _TINY_SIDE = 64, 96
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class FaceDetector:
     def __init__(
         self, model: str = "centerface", *, threshold: float = 0.5, overlap: float = 0.3, max_side: int = 1280
     ) -> None:
-        self.session = onnx_model.session(str(onnx_model.locate(model)), free_size=True)
+        self.session = onnx_model.session(str(onnx_model.locate(model)), _free_size)
         self.threshold, self.overlap, self.max_side = threshold, overlap, max_side
 
     def find(self, pixels: np.ndarray) -> list[Face]:
@@ -69,13 +70,17 @@ class FaceDetector:
         return boxes
 
 
+def _free_size(model: onnx.ModelProto) -> None:
+    onnx_model.free_axes(model, (0, 2, 3))
+
+
 def scales(height: int, width: int, max_side: int = 1280) -> list[int]:
     """Long sides at which a picture is searched: as it is and at half, or enlarged once where it is tiny."""
     long = max(height, width)
     if long < _TINY:
         return [_TINY_SIDE]
     top = min(long, max_side)
-    return [top, top // 2] if top >= 2 * _TINY_SIDE else [max(top, _TINY_SIDE), 2 * _TINY_SIDE]
+    return [top, top // 2] if top >= 256 else [max(top, 128), 256]
 
 
 def suppress(boxes: np.ndarray, overlap: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,26 +50,29 @@ def threads() -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def session(path: str, *, free_size: bool = False) -> ort.InferenceSession:
-    """The session of the file at ``path``, made once a process.
-
-    ``free_size``: the graph states a fixed batch, height and width although its layers take any; forget them.
-    """
+def session(path: str, adapt: Callable[[onnx.ModelProto], None] | None = None) -> ort.InferenceSession:
+    """The session of the file at ``path``, made once a process; ``adapt`` may change the graph in memory first."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads(), 1
     options.log_severity_level = 3
     source: str | bytes = path
-    if free_size:
+    if adapt is not None:
         model = onnx.load(path)
-        weights = {w.name for w in model.graph.initializer}
-        for value in [*(v for v in model.graph.input if v.name not in weights), *model.graph.output]:
-            dims = value.type.tensor_type.shape.dim
-            for axis in (0, 2, 3):
-                dims[axis].dim_param = f"{value.name}_{axis}"
-        # Their stated sizes contradict the free input.
-        del model.graph.value_info[:]
+        adapt(model)
         source = model.SerializeToString()
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def free_axes(model: onnx.ModelProto, axes: Sequence[int]) -> None:
+    """Forget the sizes that the graph states for ``axes`` of its pictures, where its layers would take any."""
+    weights = {w.name for w in model.graph.initializer}
+    for value in [*(v for v in model.graph.input if v.name not in weights), *model.graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        for axis in axes:
+            if axis < len(dims):
+                dims[axis].dim_param = f"{value.name}_{axis}"
+    # What it states about the inside contradicts a free input.
+    del model.graph.value_info[:]
 
 
 def run(model: ort.InferenceSession, batch: np.ndarray) -> list[np.ndarray]:
