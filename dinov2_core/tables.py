@@ -63,10 +63,16 @@ VERDICTS = pa.schema(
 """filtered_set: one row an image seen, with the verdict, its reason and every score."""
 
 COPY_EMBEDDINGS = _embeddings(512)
-EDGES = pa.schema([("a", pa.string()), ("b", pa.string()), ("similarity", pa.float32())])
-"""copy_edges: a < b as text; one row a pair."""
+EDGES = pa.schema([("a", pa.string()), ("b", pa.string()), ("similarity", pa.float32()), ("alignment", pa.float32())])
+"""copy_edges: a < b as text; one row a pair. ``alignment``: correlation of the aligned pixels, null if not computed."""
 BENCHMARK_EDGES = pa.schema(
-    [("image_id", pa.string()), ("benchmark", pa.string()), ("benchmark_id", pa.string()), ("similarity", pa.float32())]
+    [
+        ("image_id", pa.string()),
+        ("benchmark", pa.string()),
+        ("benchmark_id", pa.string()),
+        ("similarity", pa.float32()),
+        ("alignment", pa.float32()),
+    ]
 )
 COMPONENTS = pa.schema(
     [

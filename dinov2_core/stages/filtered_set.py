@@ -63,7 +63,7 @@ def run(run: StageRun) -> dict[str, Any]:
     for row in rows:
         del row["status"]
     size = params.images_per_task
-    tasks = {
+    tasks: dict[str, dict[str, Any]] = {
         f"{start // size:05d}": {"images": rows[start : start + size], "params": asdict(params), "folder": run.folder}
         for start in range(0, len(rows), size)
     }

@@ -1,0 +1,44 @@
+"""Embeddings between tables (float16 lists beside ids) and matrices (float32), in one place.
+
+How they are computed or compared does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from dinov2_core import tables
+
+
+def to_table(ids: Sequence[str], matrix: np.ndarray) -> pa.Table:
+    """Ids and float [N, D] as a table ``image_id, embedding`` (float16 lists of D)."""
+    width = matrix.shape[1]
+    flat = pa.array(np.ascontiguousarray(matrix, dtype=np.float16).reshape(-1), pa.float16())
+    column = pa.FixedSizeListArray.from_arrays(flat, width)
+    return pa.table([pa.array(list(ids), pa.string()), column], schema=tables.schema("embeddings", dim=width))
+
+
+def from_table(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """``(ids, matrix)``: object [N] and float32 [N, D], rows of unit length again after their rounding to float16."""
+    width = table.schema.field("embedding").type.list_size
+    column = table.column("embedding").combine_chunks()
+    flat = column.flatten() if len(table) else pa.array([], pa.float16())
+    matrix = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
+    ids = np.array(table.column("image_id").to_pylist(), dtype=object)
+    return ids, unit(matrix)
+
+
+def unit(matrix: np.ndarray) -> np.ndarray:
+    """float32 [N, D] with rows of unit length; rows of zeros stay."""
+    norms = np.linalg.norm(matrix.astype(np.float64), axis=1, keepdims=True)
+    scaled: np.ndarray = (matrix / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+    return scaled
+
+
+def sorted_unique(ids: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in order of id, each id once: batches may hold the same image."""
+    names, first = np.unique(ids.astype(str), return_index=True)
+    return names, matrix[first]
