@@ -75,7 +75,6 @@ _ALL = (
         "dedup",
         "Connected components: one image kept a component; components that touch a benchmark dropped whole.",
         upstream={"filtered_set": "all", "copy_embeddings": "all", "copy_edges": "all", "benchmark_edges": "all"},
-        external=True,
         kinds=("parquet",),
     ),
     _stage(

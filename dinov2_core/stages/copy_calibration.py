@@ -1,0 +1,120 @@
+"""Measuring, on the pool itself, which similarity and alignment make a copy: used by ``deduplicated_set``.
+
+A sample of the pool is copied in known ways, the copies are embedded and searched in the pool like any image, and the
+rule is fitted to what was found. The fit itself is in ``curation/copy_rule``, the kinds of copies in
+``curation/planting``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dinov2_core.curation import blur, planting, vectors
+from dinov2_core.curation.copy_detection import CopyEmbedder
+from dinov2_core.curation.copy_rule import Scores
+from dinov2_core.curation.neighbours import NeighbourSearch, pair_similarity
+from dinov2_core.errors import UserError
+from dinov2_core.images.decode import Decoded, decode
+from dinov2_core.images.shards import ShardWriter, read_images
+from dinov2_core.stage import StageRun
+from dinov2_core.stages.pair_alignment import align_pairs
+from dinov2_core.storage import Store
+
+_PER_TASK = 50
+NATURAL = 0.75
+"""Originals this alike (SSCD's own threshold for 90 % precision) may be copies of each other: they teach nothing."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of planted copies with their originals and with unrelated images, and how many unrelated were compared."""
+
+    copies: Scores
+    others: Scores
+    compared: int
+    kinds: np.ndarray
+
+
+def measure(
+    run: StageRun, ids: np.ndarray, matrix: np.ndarray, locations: Mapping[str, Any], *, sample: int, floor: float
+) -> Measured:
+    """Plant two copies of each of ``sample`` pool images and score them against the pool.
+
+    ``ids`` [N] and ``matrix`` float32 [N, D] are the pool's copy embeddings, ``locations`` its images' by id.
+    """
+    model, side = _embedder(run)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(ids))[:sample])
+    origin, kinds, copies, places = _planted(run, chosen, [locations[ids[i]] for i in chosen], model, side)
+    own = pair_similarity(copies, matrix, np.arange(len(copies)), origin)
+    found = NeighbourSearch(matrix).above(copies, floor, len(ids))
+    between = pair_similarity(matrix, matrix, origin[found.query], found.pool)
+    unrelated = (found.pool != origin[found.query]) & (between <= NATURAL)
+    query, pool = found.query[unrelated], found.pool[unrelated]
+    pairs = [(places[i], locations[ids[o]]) for i, o in enumerate(origin)]
+    pairs += [(places[q], locations[ids[p]]) for q, p in zip(query, pool, strict=True)]
+    alignment = align_pairs(run, pairs)
+    return Measured(
+        copies=Scores(own, alignment[: len(origin)]),
+        others=Scores(found.similarity[unrelated], alignment[len(origin) :]),
+        compared=len(copies) * (len(ids) - 1),
+        kinds=kinds,
+    )
+
+
+def _embedder(run: StageRun) -> tuple[str, int]:
+    """Model and side that all batches were embedded with."""
+    used = {(str(m.params["model"]), int(m.params["side"])) for m in run.manifests("copy_embeddings")}
+    if len(used) != 1:
+        raise UserError(
+            f"batches were embedded in {len(used)} different ways: {sorted(used)}",
+            where=run.where,
+            todo="materialise copy_embeddings for all batches with the same settings",
+        )
+    return used.pop()
+
+
+def _planted(
+    run: StageRun, chosen: np.ndarray, images: list[Mapping[str, Any]], model: str, side: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """``(index of the original, kind, embedding, location)`` of every planted copy."""
+    kinds = list(planting.EDITS)
+    tasks: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(images), _PER_TASK):
+        key = f"plant-{start // _PER_TASK:05d}"
+        some = [dict(image, seed=start + i) for i, image in enumerate(images[start : start + _PER_TASK])]
+        tasks[key] = {"images": some, "model": model, "side": side, "folder": run.scratch(key)}
+    done = run.map(_plant, tasks, label="planted copies", unit=lambda s: len(s["locations"]), total=2 * len(images))
+    places = [place for summary in done for place in summary["locations"]]
+    parts = [run.store.read_table(f"{task['folder']}/embeddings.parquet") for task in tasks.values()]
+    copies = np.concatenate([vectors.from_table(part)[1] for part in parts])
+    index = np.repeat(np.arange(len(images)), 2)
+    which = np.array([kinds[_kind(i, turn)] for i in range(len(images)) for turn in (0, 1)])
+    return chosen[index], which, copies, places
+
+
+def _kind(image: int, turn: int) -> int:
+    """Every pair of kinds in turn, never the same kind twice for one image."""
+    count = len(planting.EDITS)
+    return (image + turn * (1 + image // count % (count - 1))) % count
+
+
+def _plant(task: Mapping[str, Any]) -> dict[str, Any]:
+    store = Store(task["root"])
+    embedder = CopyEmbedder(task["model"], side=task["side"])
+    kinds = list(planting.EDITS)
+    copies, names = [], []
+    with ShardWriter(store, task["folder"]) as writer:
+        for image, data in zip(task["images"], read_images(store, task["images"]), strict=True):
+            decoded = decode(data)
+            assert isinstance(decoded, Decoded)
+            for turn in (0, 1):
+                seed = 2 * image["seed"] + turn
+                copies.append(planting.plant(decoded.pixels, kinds[_kind(image["seed"], turn)], seed))
+                # Losslessly: the planted kinds are the only changes.
+                names.append(writer.add(*blur.encode(copies[-1], "PNG"), identity=str(seed)))
+    store.write_table(f"{task['folder']}/embeddings.parquet", vectors.to_table(names, embedder(copies)))
+    return {"locations": [writer.locations[name] for name in names]}
