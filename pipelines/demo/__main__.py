@@ -1,0 +1,125 @@
+"""``python -m pipelines.demo``: from a small web to a registered model, with a report and a table at the end.
+
+It fetches the real parts, builds the small web, serves it on loopback, runs the job ``full_pipeline`` in this process,
+versions the result with DVC and prints what came out. Killed at any moment, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from dinov2_core import parts, stage
+from dinov2_core.errors import UserError
+from dinov2_core.manifest import WHOLE
+from dinov2_core.shard_map import close_pools
+from dinov2_core.stages import registry
+from pipelines import materialize
+from pipelines.demo import summary, web, world
+from pipelines.demo.timing import Timings
+from pipelines.resources.lake import Lake
+
+TAG = {"dinov2/demo": "true"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.demo", description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="a world of some hundred images, for tests")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    try:
+        return _run(world.TINY if options.tiny else world.Recipe(), started)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; `make demo` goes on from here", file=sys.stderr)
+        return 130
+    finally:
+        close_pools()
+
+
+def _run(recipe: world.Recipe, started: float) -> int:
+    lake = Lake.from_environment()
+    store = lake.store()
+    if not store.local:
+        raise UserError("the demo needs a local folder", where=lake.data_root, todo="unset DATA_ROOT")
+    parts.fetch()
+    place = world.build(Path(store.base) / "world", recipe, _say)
+    timings = Timings(Path(store.base) / "demo" / "seconds.json")
+    prepared = time.monotonic()
+    inside = 0.0
+    if up_to_date(lake):
+        _say("everything is up to date: nothing to compute")
+    else:
+        _say("the crawl may reach this machine's own web server: `hosts` in params.yaml sends every name there")
+        with web.serve(place / "site.parquet"), materialize.instance() as on:
+            _end_killed_runs(on)
+            result = materialize.execute("full_pipeline", on=on, tags=TAG)
+        inside = timings.collect(result)
+        problems = materialize.failures(result)
+        for line in problems:
+            print(f"error: {line}", file=sys.stderr)
+        if problems:
+            return 1
+        version_data(store.base)
+    text = summary.text(store, place / "truth.parquet", timings)
+    (Path(store.base) / "demo" / "summary.txt").write_text(text)
+    print("\n" + text)
+    total = time.monotonic() - started
+    outside = time.monotonic() - prepared - inside
+    print(f"this call: {total:.0f} s, of them {prepared - started:.0f} s preparing the small web")
+    if inside:
+        print(f"inside stages {inside:.0f} s; orchestration {outside:.0f} s ({100 * outside / total:.0f} %)")
+    print("the same graph in the browser: make ui, then http://127.0.0.1:3000")
+    return 0
+
+
+def up_to_date(lake: Lake) -> bool:
+    """Whether every stage and batch is, and the model registered; costs a second and no run."""
+    store = lake.store()
+    for name, spec in registry.STAGES.items():
+        params = spec.load_params(lake.params(name))
+        for partition in lake.batches() if spec.partitioned else [WHOLE]:
+            try:
+                if stage.state(store, spec, partition, params)[2] is None:
+                    return False
+            except UserError:
+                return False
+    return (Path(store.base) / "demo" / "summary.txt").exists()
+
+
+def version_data(base: str) -> None:
+    """Record the data in ``dvc.lock``, where the data root is the repository's own ``data``."""
+    root = Path(__file__).resolve().parents[2]
+    if Path(base) != root / "data" or not (root / ".git").exists():
+        return
+    _say("versioning the data with DVC")
+    command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise UserError(f"`dvc commit` failed: {ended.stderr.strip()}", todo="mend it and run `make demo` again")
+
+
+def _end_killed_runs(on: dg.DagsterInstance) -> None:
+    # A killed process cannot say that it ended; its runs would show as running for ever.
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING], tags=TAG)
+    for run in on.get_runs(unfinished):
+        on.report_run_failed(run, "the process was killed; a later run goes on from its finished shards")
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parents[2] / ".dagster"))
+    sys.exit(main())
