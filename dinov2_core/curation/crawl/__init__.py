@@ -1,0 +1,1 @@
+"""Crawling: pages and archives → image references → fetched bytes, each step bounded and refusing with a reason."""
