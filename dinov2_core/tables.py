@@ -99,11 +99,13 @@ LABELLED = pa.schema(
 """seed_sets and benchmark_sets: one row an image of a curated or evaluation set."""
 
 CLUSTERS = pa.schema([("image_id", pa.string()), ("cluster", pa.int32()), ("similarity", pa.float32())])
+CLUSTER_TREE = pa.schema([("level", pa.int32()), ("cluster", pa.int32()), ("parent", pa.int32())])
+"""clusters: the parent (a cluster of level + 1) of each cluster of a level, 0 the finest."""
 SELECTIONS = pa.schema(
     [
         ("image_id", pa.string()),
         ("dataset", pa.string()),  # the seed set that asked for it
-        ("mode", pa.string()),  # as is | sample | cluster
+        ("mode", pa.string()),  # as is | sample | cluster | balanced
         ("seed_id", pa.string()),  # sample mode: the query
         ("cluster", pa.int32()),  # cluster mode: the cluster, else -1
         ("similarity", pa.float32()),
@@ -147,6 +149,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "components": COMPONENTS,
     "labelled": LABELLED,
     "clusters": CLUSTERS,
+    "tree": CLUSTER_TREE,
     "selections": SELECTIONS,
     "composition": COMPOSITION,
     "packed": PACKED,

@@ -44,7 +44,7 @@ class Params:
     face_model: str = "centerface"
     face_threshold: float = 0.5
     face_max_side: int = 1280
-    images_per_task: int = stage.efficiency(500)
+    images_per_task: int = stage.efficiency(250)
 
 
 def external(store: Store, partition: str, params: Params) -> dict[str, str]:

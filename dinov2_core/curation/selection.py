@@ -1,0 +1,80 @@
+"""Mixing what several query sets draw into one curated set, by recipe.
+
+How one set draws is in ``retrieval``; which table columns the result has is in ``tables``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dinov2_core.curation.retrieval import CAP, LARGE_SET, MIN_HITS, PER_CLUSTER, SAMPLE_K
+from dinov2_core.errors import ConfigError, nearest
+
+Mode = Literal["as is", "sample", "cluster"]
+
+
+@dataclass(frozen=True)
+class SetRecipe:
+    """How the seed set ``name`` enters the mix; the constants are the DINOv2 paper's, appendix A.4.
+
+    ``k`` is of sample mode; ``min_hits`` (a cluster counts with more seeds than this), ``per_cluster`` and ``cap`` are
+    of cluster mode.
+    """
+
+    name: str
+    modes: tuple[Mode, ...]
+    k: int = SAMPLE_K
+    min_hits: int = MIN_HITS
+    per_cluster: int = PER_CLUSTER
+    cap: int = CAP
+
+    def __post_init__(self) -> None:
+        if not self.modes or len(set(self.modes)) != len(self.modes):
+            raise ValueError(f"the seed set '{self.name}' needs one mode or more, each once")
+        for value, least in ((self.k, 1), (self.min_hits, 0), (self.per_cluster, 1), (self.cap, 1)):
+            if value < least:
+                raise ValueError(f"the recipe of '{self.name}' has a number under {least}")
+
+
+def by_size(name: str, queries: int) -> SetRecipe:
+    """The paper's rule: sets of over a million images enter as they are and are sampled from, others go by cluster."""
+    return SetRecipe(name, ("as is", "sample") if queries > LARGE_SET else ("cluster",))
+
+
+def complete(recipes: Sequence[SetRecipe], sizes: Mapping[str, int], *, where: str = "") -> list[SetRecipe]:
+    """A recipe for every seed set in ``sizes`` (name → images), in order of name.
+
+    Raises:
+        ConfigError: a recipe for a set that is not there, or two for one.
+    """
+    named: dict[str, SetRecipe] = {}
+    for recipe in recipes:
+        if recipe.name not in sizes:
+            raise ConfigError(
+                f"no seed set '{recipe.name}'{nearest(recipe.name, sizes)}",
+                where=where,
+                todo=f"seed sets: {', '.join(sizes)}",
+            )
+        if recipe.name in named:
+            raise ConfigError(f"two recipes for the seed set '{recipe.name}'", where=where)
+        named[recipe.name] = recipe
+    return [named.get(name) or by_size(name, sizes[name]) for name in sorted(sizes)]
+
+
+def mix(draws: Sequence[tuple[str, Sequence[str]]], *, seed: int = 0) -> list[tuple[str, str]]:
+    """Each image once, ``(image id, source)``, in a seeded order; the first source that names an image keeps it.
+
+    ``draws`` lists ``(source, image ids)`` in order of precedence.
+    """
+    sources: dict[str, str] = {}
+    for source, ids in draws:
+        for name in ids:
+            sources.setdefault(name, source)
+    # Sorted first, so that the order depends on which images there are and not on who drew them.
+    names = sorted(sources)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [(names[i], sources[names[i]]) for i in order.tolist()]
