@@ -61,7 +61,7 @@ def _run(recipe: world.Recipe, started: float) -> int:
         _say("everything is up to date: nothing to compute")
     else:
         _say("the crawl may reach this machine's own web server: `hosts` in params.yaml sends every name there")
-        with web.serve(place / "site.parquet"), materialize.instance() as on:
+        with web.serve(place / "site.parquet", _port(lake)), materialize.instance() as on:
             _end_killed_runs(on)
             result = materialize.execute("full_pipeline", on=on, tags=TAG)
         inside = timings.collect(result)
@@ -81,6 +81,17 @@ def _run(recipe: world.Recipe, started: float) -> int:
         print(f"inside stages {inside:.0f} s; orchestration {outside:.0f} s ({100 * outside / total:.0f} %)")
     print("the same graph in the browser: make ui, then http://127.0.0.1:3000")
     return 0
+
+
+def _port(lake: Lake) -> int:
+    hosts = lake.params("raw_crawl").get("hosts") or {}
+    if "*" not in hosts:
+        raise UserError(
+            "no `hosts: {'*': '127.0.0.1:PORT'}` in section raw_crawl",
+            where=lake.params_file,
+            todo="the demo's pages exist on its own web server only: take the repository's params.yaml",
+        )
+    return int(str(hosts["*"]).rsplit(":", 1)[1])
 
 
 def up_to_date(lake: Lake) -> bool:

@@ -188,7 +188,8 @@ def git_commit() -> str:
     """The checkout's commit, with ``+`` where files differ; ``unknown`` outside a checkout."""
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        here = Path(__file__).parent
+        run = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)  # noqa: S603
     except OSError:
         return "unknown"
     return run.stdout.strip() or "unknown"

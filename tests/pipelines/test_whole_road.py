@@ -1,0 +1,156 @@
+"""From web pages to a registered model, on a tiny world: one undisturbed run, looked at from all sides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from dinov2_core import manifest
+from dinov2_core.stages import registry
+from dinov2_core.storage import Store
+from tests.pipelines.tiny import Tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """One undisturbed tiny demo; tests must leave its data as it is."""
+    tiny = Tiny(tmp_path_factory.mktemp("whole")).prepare()
+    ended = tiny.run(tiny.command())
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    (tiny.folder / "stdout.txt").write_text(ended.stdout)
+    return tiny
+
+
+@pytest.fixture
+def copy(finished: Tiny, tmp_path: Path) -> Tiny:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return Tiny(tmp_path / "copy")
+
+
+def test_every_stage_has_a_manifest_and_every_file_it_lists(finished: Tiny) -> None:
+    store = Store(str(finished.data))
+    for name, spec in registry.STAGES.items():
+        wanted = ["2026-01", "2026-02", "2026-03"] if spec.partitioned else ["all"]
+        assert manifest.partitions(store, name) == wanted
+        for partition in wanted:
+            made = manifest.read(store, name, partition)
+            assert made is not None
+            for record in made.files:
+                store.verify(record)
+
+
+def test_the_table_names_every_stage_and_both_controls(finished: Tiny) -> None:
+    said = (finished.folder / "stdout.txt").read_text()
+    for name in registry.STAGES:
+        assert name in said
+    for word in ("recall", "precision", "pixels", "untrained", "report:", "make ui"):
+        assert word in said
+
+
+def test_the_second_run_computes_nothing_and_says_so(finished: Tiny) -> None:
+    before = finished.manifests()
+    started = time.monotonic()
+    ended = finished.run(finished.command())
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "nothing to compute" in ended.stderr
+    assert time.monotonic() - started < 30
+    assert finished.manifests() == before
+
+
+def test_the_champion_loads_in_a_fresh_process(finished: Tiny) -> None:
+    code = (
+        "import mlflow, numpy as np, os\n"
+        "mlflow.set_tracking_uri(os.environ['MLFLOW_TRACKING_URI'])\n"
+        "version = mlflow.MlflowClient().search_model_versions(\"name = 'dinov2'\")[0]\n"
+        "mlflow.MlflowClient().set_registered_model_alias('dinov2', 'champion', version.version)\n"
+        "model = mlflow.pyfunc.load_model('models:/dinov2@champion')\n"
+        "out = np.asarray(model.predict([np.zeros((40, 60, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)]))\n"
+        "print(out.shape, np.linalg.norm(out, axis=1).round(3).tolist())\n"
+    )
+    ended = finished.run([sys.executable, "-c", code])
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.strip().endswith("[1.0, 1.0]")
+
+
+def test_trainings_are_runs_with_manifests_and_the_evaluation_hangs_on_the_model(finished: Tiny) -> None:
+    store = Store(str(finished.data))
+    curated = manifest.read(store, "curated_lvd")
+    registered = manifest.read(store, "registered_model")
+    assert curated is not None
+    assert registered is not None
+    with sqlite3.connect(finished.folder / "mlflow.db") as db:
+        tags = {(k, v) for k, v in db.execute("select key, value from tags")}
+        assert ("manifest.curated_lvd/all", curated.hash) in tags
+        assert any(k == "dagster.run_id" for k, _ in tags)
+        assert any(k == "git.commit" for k, _ in tags)
+        steps = db.execute("select count(distinct step) from metrics where key like '%loss%'").fetchone()[0]
+        assert steps >= 6
+        named = {k for (k,) in db.execute("select metric_name from logged_model_metrics")}
+        assert any("knn.trained" in k for k in named)
+        versions = {(k, v) for k, v in db.execute("select key, value from model_version_tags")}
+        assert ("manifest", registered.hash) in versions
+
+
+def test_one_batch_by_the_ordinary_partition_tag(finished: Tiny) -> None:
+    before = finished.manifests()
+    tags = json.dumps({"dagster/partition": "2026-01"})
+    ended = finished.run(
+        [*job_execute("full_pipeline"), "--tags", tags],
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert finished.manifests() == before, "all was up to date: nothing may change"
+
+
+def test_without_a_tag_all_batches_are_taken(finished: Tiny) -> None:
+    ended = finished.run(job_execute("full_pipeline"))
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    for batch in ("2026-01", "2026-02", "2026-03"):
+        assert f"copy_edges/{batch}: up to date" in ended.stderr
+
+
+def job_execute(job: str) -> list[str]:
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    return [dagster, "job", "execute", "-m", "pipelines.definitions", "-j", job]
+
+
+def test_a_corrupted_table_blocks_what_is_downstream(copy: Tiny) -> None:
+    store = Store(str(copy.data))
+    made = manifest.read(store, "filtered_set", "2026-01")
+    assert made is not None
+    part = made.table("verdicts")[0]
+    table = store.read_table(part.path)
+    column = table.schema.get_field_index("nsfw")
+    broken = table.set_column(column, "nsfw", [[7.0] * table.num_rows]).cast(table.schema)
+    pq.write_table(broken, store.full(part.path))
+    # A new setting downstream, so that the next stage has something to do, if it is let.
+    params = yaml.safe_load((copy.folder / "params.yaml").read_text())
+    params["copy_edges"] = {"k": 32}
+    (copy.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    before = copy.manifests()
+    ended = copy.run(job_execute("full_pipeline"))
+    assert ended.returncode != 0
+    assert "verdicts_table" in ended.stderr
+    after = copy.manifests()
+    assert after["copy_edges/2026-01"] == before["copy_edges/2026-01"], "what is downstream must not have run"
+
+
+def test_the_story_of_a_leaked_image_names_its_benchmark_picture(finished: Tiny) -> None:
+    truth = pq.read_table(finished.data / "world" / "truth.parquet").to_pylist()
+    leak = next(r for r in truth if r["kind"] == "leak")
+    ended = finished.run(
+        [str(Path(sys.executable).with_name("dinov2")), "why", leak["url"], "--root", str(finished.data)]
+    )
+    assert ended.returncode == 0, ended.stderr
+    for word in ("raw_crawl[", "filtered_set[", "benchmark_edges["):
+        assert word in ended.stdout
