@@ -16,7 +16,7 @@ selections_check = table_check(
     [
         error("ExpectTableRowCountToBeBetween", min_value=1),
         error("ExpectColumnValuesToNotBeNull", column="image_id"),
-        error("ExpectColumnValuesToBeInSet", column="mode", value_set=["as is", "sample", "cluster"]),
+        error("ExpectColumnValuesToBeInSet", column="mode", value_set=["as is", "sample", "cluster", "balanced"]),
     ],
 )
 
