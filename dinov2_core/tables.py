@@ -31,6 +31,7 @@ IMAGES = pa.schema(
         ("image_id", pa.string()),  # null where nothing was stored
         ("url", pa.string()),
         ("page", pa.string()),
+        ("alt", pa.string()),
         ("status", pa.string()),  # stored | duplicate | refused | failed
         ("reason", pa.string()),  # empty where stored
         ("width", pa.int32()),

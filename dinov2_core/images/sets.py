@@ -49,7 +49,7 @@ class ImageSet:
     labels: Labels = "auto"
 
     def __iter__(self) -> Iterator[Item]:
-        fs, base, names = _list(self.uri)
+        fs, base, names = files_of(self.uri)
         tars = [n for n in names if n.endswith(".tar")]
         parquets = [n for n in names if n.endswith(".parquet")]
         images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
@@ -133,7 +133,7 @@ class ImageSet:
 
 def signature(uri: str) -> str:
     """sha256 (hex) over the sorted names and contents of every file at ``uri``: the set's state, for fingerprints."""
-    fs, base, names = _list(uri)
+    fs, base, names = files_of(uri)
     total = hashlib.sha256()
     for name in names:
         content = hashlib.sha256()
@@ -144,8 +144,14 @@ def signature(uri: str) -> str:
     return total.hexdigest()
 
 
-def _list(uri: str) -> tuple[fsspec.AbstractFileSystem, str, list[str]]:
-    """``(file system, base path, names of files below it, sorted)``; one file is its own base with one name."""
+def files_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str, list[str]]:
+    """``(file system, base path, names of files below it, sorted)``; a file's base is its folder.
+
+    Hidden ones are left out.
+
+    Raises:
+        UserError: nothing is there, or it cannot be read.
+    """
     try:
         fs, base = fsspec.core.url_to_fs(uri)
         base = base.rstrip("/")
@@ -174,6 +180,5 @@ def _first_folder(name: str, uri: str) -> str:
 
 
 def _empty(uri: str) -> UserError:
-    return UserError(
-        "no image there", where=uri, todo=f"put images ({' '.join(IMAGE_SUFFIXES)}), tars or Parquet there"
-    )
+    kinds = f"images ({' '.join(IMAGE_SUFFIXES)}), tars or Parquet"
+    return UserError("no image there", where=uri, todo=f"put {kinds} there")

@@ -13,6 +13,8 @@ from urllib.robotparser import RobotFileParser
 DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 """The opt-outs that crawlers for training honour by convention; ``none`` in a header includes ``noindex``."""
 
+_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
 
 def directives(headers: Iterable[str], agent: str) -> set[str]:
     """Directives of ``X-Robots-Tag`` header values that are meant for ``agent`` or for everyone.
@@ -61,9 +63,6 @@ class Robots:
         parser = RobotFileParser()
         status, text = await self.get(f"{origin}/robots.txt")
         if status >= 500:
-            parser.disallow_all = True
-        elif status == 200:
-            parser.parse(text.splitlines())
-        else:
-            parser.allow_all = True
+            text = "User-agent: *\nDisallow: /"
+        parser.parse(text.splitlines() if status == 200 or status >= 500 else [])
         return parser

@@ -32,8 +32,11 @@ MAX_DEPTH = 20_000
 """Parsing takes time quadratic in the nesting: this deep 0.5 s, a hostile megabyte hours."""
 
 _VOID = frozenset(
-    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
-    + ["dd", "dt", "li", "option", "p", "td", "th", "tr"]  # closed by the next of their kind
+    (
+        *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"),
+        # Closed by the next of their kind.
+        *("dd", "dt", "li", "option", "p", "td", "th", "tr"),
+    )
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([a-zA-Z0-9_:.-]{2,40})", re.IGNORECASE)
@@ -53,9 +56,11 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """``references`` in document order, each URL once; ``beyond``: how many more there were than the limit."""
+    """``references`` in document order, each URL once. ``repeated``: how often a URL came again on the page;
+    ``beyond``: how many more there were than the limit."""
 
     references: tuple[Reference, ...]
+    repeated: int = 0
     beyond: int = 0
     problem: str = ""
 
@@ -85,20 +90,21 @@ def extract(html: str, url: str, *, limit: int = 20_000, opted_out: bool = False
     base = _base(tree, url)
     refused = "opted out" if opted_out or _meta_opt_out(tree) else ""
     found: dict[str, Reference] = {}
-    beyond = 0
+    repeated = beyond = 0
     for node in tree.css("img, amp-img"):
         raw = _largest(node)
         if not raw:
             continue
         target = resolve(base, raw)
         if target in found:
+            repeated += 1
             continue
         if len(found) >= limit:
             beyond += 1
             continue
         alt = " ".join((node.attributes.get("alt") or "").split())[:1000]
         found[target] = Reference(target, url, alt, refused or ("tracking pixel" if _is_tracker(node) else ""))
-    return Page(tuple(found.values()), beyond)
+    return Page(tuple(found.values()), repeated, beyond)
 
 
 def resolve(base: str, raw: str) -> str:
