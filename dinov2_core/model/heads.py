@@ -19,7 +19,7 @@ class HeadConfig:
 
 
 class WeightNormLinear(nn.Module):
-    """A linear layer without bias whose rows are ``g · v / ‖v‖`` (arXiv 1602.07868); keys ``weight_g``, ``weight_v``."""
+    """A linear layer without bias whose rows are ``g·v / ‖v‖`` (arXiv 1602.07868); keys ``weight_g``, ``weight_v``."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -52,6 +52,10 @@ class Head(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    @property
+    def prototypes(self) -> int:
+        return self.last_layer.weight_v.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mlp(x)

@@ -45,10 +45,14 @@ Attend = Callable[[Tensor, Layout], Tensor]
 
 def sdpa_by_group(qkv: Tensor, layout: Layout) -> Tensor:
     """The back-end that runs everywhere: one ``scaled_dot_product_attention`` a group."""
-    heads, dim = qkv.shape[2], qkv.shape[3]
+    heads, dim, dtype = qkv.shape[2], qkv.shape[3], qkv.dtype
+    # On CPUs the bfloat16 kernel's backward takes five times as long as the float32 one's; matrix products gain.
+    wide = qkv.device.type == "cpu" and dtype == torch.bfloat16
     outputs = []
+    qkv = qkv.float() if wide else qkv
     for part, (b, n) in zip(qkv.split(layout.sizes), layout.groups, strict=True):
         q, k, v = part.view(b, n, 3, heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        outputs.append(attended.transpose(1, 2).reshape(b * n, heads * dim))
+        with torch.autocast(qkv.device.type, enabled=torch.is_autocast_enabled(qkv.device.type) and not wide):
+            attended = F.scaled_dot_product_attention(q, k, v)
+        outputs.append(attended.transpose(1, 2).reshape(b * n, heads * dim).to(dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

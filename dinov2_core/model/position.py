@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def interpolate(
-    pos_embed: Tensor, rows: int, columns: int, *, square: bool, offset: float, antialias: bool
-) -> Tensor:
+def interpolate(pos_embed: Tensor, rows: int, columns: int, *, square: bool, offset: float, antialias: bool) -> Tensor:
     """Positions for a grid of ``rows × columns`` patches.
 
     The models without registers were trained with a scale factor of ``(side + 0.1) / grid`` and no antialiasing, those
@@ -41,4 +39,3 @@ def interpolate(
         raise ValueError(f"interpolation gave {tuple(patches.shape[-2:])}, not {(rows, columns)}")
     flat = patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)
     return torch.cat([pos_embed[:, :1], flat], dim=1)
-

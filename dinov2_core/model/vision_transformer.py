@@ -124,9 +124,7 @@ class VisionTransformer(nn.Module):
             parts.append(self.register_tokens.to(x.dtype).expand(b, -1, -1))
         return torch.cat([*parts, x + positions[:, 1:]], dim=1)
 
-    def forward_list(
-        self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None
-    ) -> list[Features]:
+    def forward_list(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
         """Crops of several sizes as one packed sequence; one result a group, equal to separate calls."""
         groups = [self.embed(x, m) for x, m in zip(crops, masks or [None] * len(crops), strict=True)]
         x, layout = pack(groups)

@@ -64,6 +64,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def step_path(folder: Path, step: int) -> Path:
+    """The name of the checkpoint after ``step`` steps; names sort as steps do."""
     return folder / f"step-{step:08d}{_SUFFIX}"
 
 

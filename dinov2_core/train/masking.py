@@ -30,7 +30,7 @@ def draw_masks(crops: int, rows: int, columns: int, masks: MaskConfig, rng: np.r
 
 
 def block_mask(rows: int, columns: int, target: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """``[rows, columns]`` bool with exactly ``target`` True, in rectangles of at least 4 patches and aspect 0.3 to 1/0.3.
+    """``[rows, columns]`` bool with exactly ``target`` True, in rectangles of aspect 0.3 to 1/0.3.
 
     The reference stops after ten rectangles that do not fit and so undershoots; here single patches fill up the rest.
     """

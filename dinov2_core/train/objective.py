@@ -75,9 +75,8 @@ class Objective(nn.Module):
         self.average = copy.deepcopy(student).requires_grad_(False).eval()
         # A registered second name would put the teacher into the state dict twice.
         self._frozen = [teacher.requires_grad_(False).eval()] if teacher is not None else []
-        heads = self.teacher
-        self.register_buffer("dino_center", torch.zeros(1, heads["dino_head"].last_layer.weight_v.shape[0]))
-        self.register_buffer("ibot_center", torch.zeros(1, 1, _patch_head(heads).last_layer.weight_v.shape[0]))
+        self.register_buffer("dino_center", torch.zeros(1, _image_head(self.teacher).prototypes))
+        self.register_buffer("ibot_center", torch.zeros(1, 1, _patch_head(self.teacher).prototypes))
 
     @classmethod
     def of(cls, recipe: Recipe, *, teacher: nn.ModuleDict | None = None) -> Objective:
@@ -99,8 +98,8 @@ class Objective(nn.Module):
     def targets(self, batch: Batch, temperature: float) -> Targets:
         """The teacher's targets; where they are centred, the centers move on (this step still uses the old ones)."""
         with self._autocast(batch.global_crops):
-            seen = self.teacher["backbone"](batch.global_crops)
-            cls = self.teacher["dino_head"](seen.cls)
+            seen = _backbone(self.teacher)(batch.global_crops)
+            cls = _image_head(self.teacher)(seen.cls)
             patches = _patch_head(self.teacher)(seen.patches[batch.masks])
         if self.loss.targets == "sinkhorn":
             one, two = sinkhorn_knopp(cls, temperature), sinkhorn_knopp(patches, temperature)
@@ -117,9 +116,9 @@ class Objective(nn.Module):
         crops = [batch.global_crops, batch.local_crops] if len(batch.local_crops) else [batch.global_crops]
         masks = [None if self.distils else batch.masks, None][: len(crops)]
         with self._autocast(batch.global_crops):
-            features = self.student["backbone"].forward_list(crops, masks)
+            features = _backbone(self.student).forward_list(crops, masks)
             # All class tokens through the head in one pass.
-            logits = self.student["dino_head"](torch.cat([f.cls for f in features]))
+            logits = _image_head(self.student)(torch.cat([f.cls for f in features]))
             patches = _patch_head(self.student)(features[0].patches[batch.masks])
         images = len(batch.global_crops) // 2
         crop_logits = logits.unflatten(0, (-1, images))
@@ -136,11 +135,24 @@ class Objective(nn.Module):
     @torch.no_grad()
     def update_average(self, momentum: float) -> None:
         """``average ← m · average + (1 - m) · student``, over backbone and heads."""
-        average, student = list(self.average.parameters()), list(self.student.parameters())
+        average: list[Tensor] = list(self.average.parameters())
+        student: list[Tensor] = list(self.student.parameters())
         torch._foreach_lerp_(average, student, 1.0 - momentum)
 
     def _autocast(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+
+def _backbone(network: nn.ModuleDict) -> VisionTransformer:
+    backbone = network["backbone"]
+    assert isinstance(backbone, VisionTransformer)
+    return backbone
+
+
+def _image_head(network: nn.ModuleDict) -> Head:
+    head = network["dino_head"]
+    assert isinstance(head, Head)
+    return head
 
 
 def _patch_head(network: nn.ModuleDict) -> Head:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dinov2_core import config
@@ -95,7 +95,7 @@ class Recipe:
     model: VitConfig
     steps: int
     batch: int
-    dino_head: HeadConfig = HeadConfig()
+    dino_head: HeadConfig = field(default_factory=HeadConfig)
     ibot_head: HeadConfig | None = None
     drop_path: float = 0.0
     loss: LossConfig = LossConfig()

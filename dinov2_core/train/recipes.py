@@ -70,8 +70,13 @@ def demo() -> Recipe:
         teacher=TeacherConfig(momentum=0.98, first_temperature=0.04, temperature=0.05, temperature_warmup=100),
         optim=OptimConfig(base_lr=4e-3, warmup=50, freeze_last_layer=20, final_weight_decay=0.1, patch_embed_lr=1.0),
         crops=CropConfig(
-            global_size=32, local_size=16, locals=4, global_scale=(0.4, 1.0), local_scale=(0.1, 0.4),
-            blur=(0.0, 0.2, 0.2), blur_sigma=(0.3, 1.0),
+            global_size=32,
+            local_size=16,
+            locals=4,
+            global_scale=(0.4, 1.0),
+            local_scale=(0.1, 0.4),
+            blur=(0.0, 0.2, 0.2),
+            blur_sigma=(0.3, 1.0),
         ),
     )
 

@@ -1,0 +1,147 @@
+"""The stage ``evaluation_metrics``: k-NN and a linear probe on every labelled benchmark, beside their controls.
+
+The controls are raw pixels and the same ViT before its first step; each score has its bootstrap interval, and each
+difference to a control the paired one. The protocols themselves are in ``evaluate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinov2_core import tables
+from dinov2_core.errors import UserError
+from dinov2_core.evaluate.bootstrap import Interval, mean_interval, paired_difference
+from dinov2_core.evaluate.features import extract, pixel_features
+from dinov2_core.evaluate.knn import knn_predict
+from dinov2_core.evaluate.linear import linear_probe
+from dinov2_core.images.pool import load_pool
+from dinov2_core.stage import StageRun
+from dinov2_core.stages import training
+
+TRAINED, DISTILLED, UNTRAINED, PIXELS = "trained", "distilled", "untrained", "pixels"
+
+
+@dataclass(frozen=True)
+class Params:
+    """``k``, ``temperature``: of the k-NN vote (paper: 20, 0.07). ``train``, ``test``: the most images of each split.
+
+    A split that is larger is sampled by ``seed``.
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+    train: int = 5000
+    test: int = 2000
+    linear_c: tuple[float, ...] = (0.001, 0.01, 0.1)
+    bootstrap: int = 2000
+    seed: int = 0
+
+
+def run(run: StageRun) -> dict[str, Any]:
+    """Evaluate on every benchmark that has labelled ``train`` and ``test`` splits."""
+    params: Params = run.params
+    labelled = run.read("benchmark_sets", "labelled").to_pylist()
+    rows: list[dict[str, Any]] = []
+    skipped = []
+    for dataset in sorted({row["dataset"] for row in labelled}):
+        own = [row for row in labelled if row["dataset"] == dataset and row["label"] is not None]
+        splits = {name: [row for row in own if row["split"] == name] for name in ("train", "test")}
+        if all(splits.values()):
+            rows += _evaluate(run, params, dataset, splits)
+        else:
+            skipped.append(dataset)
+    if not rows:
+        raise UserError(
+            "no benchmark has labelled splits 'train' and 'test'", where=run.where, todo="add one to benchmark_sets"
+        )
+    run.write_table("metrics", tables.from_rows(rows, tables.METRICS))
+    run.tracker(0, {f"{r['dataset']}.{r['protocol']}.{r['model']}": r["value"] for r in rows})
+    counts = {f"{r['dataset']} {r['protocol']} {r['model']}": round(r["value"], 4) for r in rows}
+    return {**counts, "skipped": skipped}
+
+
+def _evaluate(
+    run: StageRun, params: Params, dataset: str, splits: Mapping[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    recipe = training.read_recipe(run, "pretrained_checkpoint")
+    preprocessing = training.preprocessing_of(recipe)
+    names = sorted({row["label"] for row in splits["train"]})
+    images, labels = {}, {}
+    for split, limit in (("train", params.train), ("test", params.test)):
+        chosen = _sample(splits[split], limit, params.seed)
+        unknown = sorted({row["label"] for row in chosen} - set(names))
+        if unknown:
+            raise UserError(
+                f"test labels without a train image: {', '.join(unknown)}",
+                where=f"{run.where}: {dataset}",
+                todo="give train images of every class",
+            )
+        pool = load_pool(run.store, chosen, preprocessing.size, label=f"{run.where}: {dataset} {split}")
+        if pool.refused:
+            # A test image that silently drops out changes the score.
+            index, reason = pool.refused[0]
+            raise UserError(
+                f"{len(pool.refused)} images do not decode, the first: {chosen[index]['key']} ({reason})",
+                where=f"{run.where}: {dataset} {split}",
+                todo="mend the benchmark's files",
+            )
+        images[split] = torch.from_numpy(pool.pixels)
+        labels[split] = np.array([names.index(row["label"]) for row in chosen], dtype=np.int64)
+    teacher, _ = training.read_backbone(
+        run.store, training.output_path(run, "pretrained_checkpoint", "teacher", "safetensors")
+    )
+    student, _ = training.read_backbone(
+        run.store, training.output_path(run, "distilled_checkpoints", "student", "safetensors")
+    )
+    backbones = {TRAINED: teacher, DISTILLED: student, UNTRAINED: training.untrained_backbone(recipe)}
+    features = {
+        model: (
+            extract(backbone, images["train"], preprocessing),
+            extract(backbone, images["test"], preprocessing),
+        )
+        for model, backbone in backbones.items()
+    }
+    features[PIXELS] = pixel_features(images["train"], images["test"])
+    right: dict[str, dict[str, np.ndarray]] = {"knn": {}, "linear": {}}
+    for model, (train, test) in features.items():
+        votes = knn_predict(
+            train, torch.from_numpy(labels["train"]), test, k=params.k, temperature=params.temperature
+        ).numpy()
+        right["knn"][model] = votes == labels["test"]
+        probe = linear_probe(train.numpy(), labels["train"], test.numpy(), grid=params.linear_c, seed=params.seed)
+        right["linear"][model] = probe.predictions == labels["test"]
+    return [row for protocol, scores in right.items() for row in _rows(params, dataset, protocol, scores)]
+
+
+def _rows(params: Params, dataset: str, protocol: str, right: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    def row(model: str, metric: str, interval: Interval) -> dict[str, Any]:
+        return {
+            "dataset": dataset,
+            "protocol": protocol,
+            "model": model,
+            "metric": metric,
+            "value": interval.value,
+            "low": interval.low,
+            "high": interval.high,
+            "count": len(right[TRAINED]),
+        }
+
+    options = {"draws": params.bootstrap, "seed": params.seed}
+    rows = [row(model, "accuracy", mean_interval(scores, **options)) for model, scores in right.items()]
+    for control in (UNTRAINED, PIXELS):
+        difference = paired_difference(right[TRAINED], right[control], **options)
+        rows.append(row(f"{TRAINED} - {control}", "difference", difference))
+    return rows
+
+
+def _sample(rows: list[dict[str, Any]], limit: int, seed: int) -> list[dict[str, Any]]:
+    rows = sorted(rows, key=lambda row: (row["image_id"], row["key"] or ""))
+    if len(rows) <= limit:
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), limit, replace=False)
+    return [rows[i] for i in sorted(chosen)]

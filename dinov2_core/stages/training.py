@@ -1,0 +1,151 @@
+"""What the training stages share: settings to recipe, stored images to batches, results to files.
+
+The training itself is in ``train``.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dinov2_core import config, tables
+from dinov2_core.errors import UserError
+from dinov2_core.images.pool import load_pool
+from dinov2_core.model import weights
+from dinov2_core.model.preprocessing import Preprocessing
+from dinov2_core.model.vision_transformer import VisionTransformer
+from dinov2_core.stage import StageRun
+from dinov2_core.storage import Store
+from dinov2_core.train import checkpoint
+from dinov2_core.train.batches import PoolBatches
+from dinov2_core.train.objective import build_network
+from dinov2_core.train.recipe import Recipe
+from dinov2_core.train.trainer import Trained, train
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """How images are prepared for a backbone trained by ``recipe``."""
+    return Preprocessing(recipe.crops.global_size, recipe.crops.mean, recipe.crops.std)
+
+
+def train_on(
+    run: StageRun,
+    recipe: Recipe,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    prepared_size: int,
+    checkpoint_every: int,
+    log_every: int,
+    teacher: nn.ModuleDict | None = None,
+) -> tuple[Trained, dict[str, int]]:
+    """Train on the images at ``rows``, resuming from the run's scratch folder: ``(result, counts)``.
+
+    ``prepared_size``: side in pixels at which images are held in memory; 0 means the global crop's.
+    """
+    pool = load_pool(run.store, rows, prepared_size or recipe.crops.global_size, label=f"{run.where}: reading images")
+    if len(pool.kept) < recipe.batch:
+        raise UserError(
+            f"{len(pool.kept)} usable images are fewer than one batch of {recipe.batch}",
+            where=run.where,
+            todo="give more images, or set overrides: {batch: …}",
+        )
+    trained = train(
+        recipe,
+        PoolBatches(torch.from_numpy(pool.pixels), recipe),
+        teacher=teacher,
+        tracker=run.tracker,
+        folder=_checkpoint_folder(run),
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        label=run.where,
+    )
+    return trained, {"images": len(pool.kept), "undecodable": len(pool.refused)}
+
+
+def _checkpoint_folder(run: StageRun) -> Path:
+    path = run.scratch("checkpoints")
+    if run.store.local:
+        return Path(run.store.full(path))
+    # On an object store checkpoints stay on this machine, under a name that a second try finds again.
+    return Path(tempfile.gettempdir()) / "dinov2-checkpoints" / config.digest([run.store.root, path])
+
+
+def write_backbone(run: StageRun, stem: str, backbone: nn.Module, recipe: Recipe) -> None:
+    """Write ``STEM-….safetensors``: weights with their configuration."""
+    assert isinstance(backbone, VisionTransformer)
+    run.write_file(stem, "safetensors", weights.to_bytes(backbone, preprocessing_of(recipe)))
+
+
+def write_state(run: StageRun, trained: Trained, recipe: Recipe) -> None:
+    """Write ``state-….safetensors``: both networks with heads, optimiser and centers; and ``recipe-….json``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        checkpoint.save(path, trained.tensors(), {"recipe": config.to_plain(recipe), "step": recipe.steps})
+        run.write_file("state", "safetensors", path.read_bytes())
+    run.write_file("recipe", "json", json.dumps(config.to_plain(recipe), indent=1, sort_keys=True).encode())
+
+
+def write_history(run: StageRun, trained: Trained) -> None:
+    """Write the table ``history``: one row a logged step and quantity."""
+    rows = [{"step": step, "name": name, "value": value} for step, name, value in trained.history]
+    run.write_table("history", tables.from_rows(rows, tables.HISTORY))
+
+
+def last_values(trained: Trained, names: Sequence[str] = ("total", "dino_global", "ibot", "koleo")) -> dict[str, float]:
+    """The last logged values, rounded to what a reader wants to see."""
+    found = {name: value for _, name, value in trained.history}
+    return {f"loss_{name}": round(found[name], 4) for name in names if name in found}
+
+
+def output_path(run: StageRun, stage: str, stem: str, suffix: str) -> str:
+    """The path of the one file ``STEM-….SUFFIX`` of an upstream stage."""
+    for manifest in run.manifests(stage):
+        for record in manifest.files:
+            name = record.path.rsplit("/", 1)[-1]
+            if name.startswith(f"{stem}-") and name.endswith(f".{suffix}"):
+                return record.path
+    raise UserError(f"{stage} has no file '{stem}'", where=run.where, todo=f"materialise {stage} again")
+
+
+def read_backbone(store: Store, path: str) -> tuple[VisionTransformer, Preprocessing]:
+    """The backbone stored at ``path``."""
+    return weights.from_bytes(store.read_bytes(path), where=f"{store.root}/{path}")
+
+
+def read_recipe(run: StageRun, stage: str) -> Recipe:
+    """The recipe that an upstream training stage used."""
+    text = run.store.read_bytes(output_path(run, stage, "recipe", "json"))
+    return config.build(Recipe, json.loads(text), where=stage)
+
+
+def read_teacher(run: StageRun, stage: str, recipe: Recipe) -> nn.ModuleDict:
+    """The averaged network with its heads from an upstream stage's full state."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        path.write_bytes(run.store.read_bytes(output_path(run, stage, "state", "safetensors")))
+        tensors, _ = checkpoint.load(path)
+    network = build_network(recipe.model, recipe.dino_head, recipe.ibot_head)
+    prefix = "average."
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    weights.load_strict(network, own, where=f"{stage}: state")
+    return network
+
+
+def untrained_backbone(recipe: Recipe) -> VisionTransformer:
+    """The backbone as it was before the first step: the control of every claim about training."""
+    torch.manual_seed(recipe.seed)
+    backbone = build_network(recipe.model, recipe.dino_head, recipe.ibot_head)["backbone"]
+    assert isinstance(backbone, VisionTransformer)
+    return backbone.eval()
+
+
+def normalised_float16(features: torch.Tensor) -> np.ndarray:
+    """``[N, D]`` L2-normalised, as stored."""
+    return torch.nn.functional.normalize(features, dim=1).numpy().astype(np.float16)
