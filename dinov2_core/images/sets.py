@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from dinov2_core.errors import UserError
 
 Labels = Literal["auto", "folder", "none"]
-"""Where labels come from. ``folder``: the first folder's name. ``auto``: that where every image lies in a folder,
+"""Where labels come from. ``folder``: the first folder's name. ``auto``: that where an image lies in a folder,
 the ``.cls`` or ``.txt`` member beside it in a tar, the column ``label`` or ``class`` in Parquet. ``none``: nowhere."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -49,7 +49,17 @@ class ImageSet:
     labels: Labels = "auto"
 
     def __iter__(self) -> Iterator[Item]:
-        fs, base, names = files_of(self.uri)
+        found = False
+        for names in self.groups():
+            for item in self.read(names):
+                found = True
+                yield item
+        if not found:
+            raise _empty(self.uri)
+
+    def groups(self, size: int = 1000) -> list[list[str]]:
+        """File names in groups to be read apart: a tar or a Parquet file each, or ``size`` image files."""
+        _, _, names = files_of(self.uri)
         tars = [n for n in names if n.endswith(".tar")]
         parquets = [n for n in names if n.endswith(".parquet")]
         images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
@@ -62,23 +72,21 @@ class ImageSet:
                 where=self.uri,
                 todo="point at a folder that holds one kind",
             )
-        found = False
-        for name in kinds[0]:
-            for item in self._items(fs, base, name, images):
-                found = True
-                yield item
-        if not found:
-            raise _empty(self.uri)
+        step = size if images else 1
+        return [kinds[0][start : start + step] for start in range(0, len(kinds[0]), step)]
 
-    def _items(self, fs: fsspec.AbstractFileSystem, base: str, name: str, images: list[str]) -> Iterator[Item]:
-        path = _join(base, name)
-        if name.endswith(".tar"):
-            yield from self._from_tar(fs, path, name)
-        elif name.endswith(".parquet"):
-            yield from self._from_parquet(fs, path, name)
-        else:
-            in_folders = self.labels == "folder" or (self.labels == "auto" and all("/" in n for n in images))
-            yield Item(name, fs.cat_file(path), _first_folder(name, self.uri) if in_folders else None)
+    def read(self, names: list[str]) -> Iterator[Item]:
+        """The items of one group."""
+        fs, base, _ = files_of(self.uri)
+        for name in names:
+            path = _join(base, name)
+            if name.endswith(".tar"):
+                yield from self._from_tar(fs, path, name)
+            elif name.endswith(".parquet"):
+                yield from self._from_parquet(fs, path, name)
+            else:
+                in_folder = self.labels == "folder" or (self.labels == "auto" and "/" in name)
+                yield Item(name, fs.cat_file(path), _first_folder(name, self.uri) if in_folder else None)
 
     def _from_tar(self, fs: fsspec.AbstractFileSystem, path: str, name: str) -> Iterator[Item]:
         waiting: dict[str, tuple[str, bytes]] = {}

@@ -43,7 +43,7 @@ def run(run: StageRun) -> dict[str, Any]:
         }
         for start in range(0, len(rows), params.images_per_task)
     }
-    run.map(_embed, tasks, label="images", unit=lambda summary: int(summary["images"]), total=len(rows))
+    run.map(embed, tasks, label="images", unit=lambda summary: int(summary["images"]), total=len(rows))
     if not tasks:
         run.write_table("copy_embeddings", tables.COPY_EMBEDDINGS.empty_table())
     return {"images": len(rows)}
@@ -58,7 +58,8 @@ def kept_images(run: StageRun) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda row: (row["shard"], row["offset"]))
 
 
-def _embed(task: Mapping[str, Any]) -> dict[str, Any]:
+def embed(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Embed the located images of one task; writes one part of the table ``copy_embeddings``."""
     store = Store(task["root"])
     embedder = copy_detection.CopyEmbedder(task["model"], side=task["side"])
     images = []
