@@ -11,13 +11,14 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 from dinov2_core.curation.faces import Face
 
 MARGIN = 0.10
-CELLS = 6
-"""Averages along a face's longer side."""
+CELLS = 4
+"""Averages along a face's longer side; with six a face detector still finds half the faces, with four none."""
+_FEATHER = 0.15
 
 
 def blur_faces(pixels: np.ndarray, faces: Sequence[Face], *, margin: float = MARGIN) -> np.ndarray:
@@ -42,7 +43,7 @@ def _blur(picture: Image.Image, face: Face, margin: float) -> None:
     cell = max(1.0, max(width, height) / CELLS)
     cells = (max(1, round(width / cell)), max(1, round(height / cell)))
     averaged = picture.crop(inner).resize(cells, Image.Resampling.BOX)
-    feather = max(1, round(max(width, height) * margin))
+    feather = max(1, round(max(width, height) * _FEATHER))
     outer = (
         max(0, inner[0] - feather),
         max(0, inner[1] - feather),
@@ -55,14 +56,12 @@ def _blur(picture: Image.Image, face: Face, margin: float) -> None:
 
 
 def _mask(outer: tuple[int, int, int, int], inner: tuple[int, int, int, int], feather: int) -> Image.Image:
-    """255 inside ``inner``, falling to 0 at ``outer``."""
-    mask = Image.new("L", (outer[2] - outer[0], outer[3] - outer[1]), 0)
-    box = (inner[0] - outer[0], inner[1] - outer[1], inner[2] - outer[0] - 1, inner[3] - outer[1] - 1)
-    draw = ImageDraw.Draw(mask)
-    draw.rectangle(box, fill=255)
-    mask = mask.filter(ImageFilter.GaussianBlur(feather / 2))
-    ImageDraw.Draw(mask).rectangle(box, fill=255)
-    return mask
+    """255 inside ``inner``, falling evenly to 0 over ``feather`` pixels around it."""
+    x, y = (np.arange(outer[axis], outer[axis + 2]) for axis in (0, 1))
+    away_x = np.maximum(np.maximum(inner[0] - x, x - inner[2] + 1), 0)
+    away_y = np.maximum(np.maximum(inner[1] - y, y - inner[3] + 1), 0)
+    away = np.hypot(away_y[:, None], away_x[None, :])
+    return Image.fromarray((255 * np.clip(1 - away / (feather + 1), 0, 1)).round().astype(np.uint8))
 
 
 def encode(pixels: np.ndarray, source_format: str) -> tuple[bytes, str]:
