@@ -1,13 +1,13 @@
 """The stage ``seed_sets``: the curated query sets of the LVD recipe (paper, table 15), packed into shards.
 
-How many images each retrieves is decided in ``curated_lvd``, which reads ``task`` and ``mode`` from the manifest.
+How many images each retrieves, and how, is decided in ``curated_lvd``, which reads ``task`` from the manifest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from dinov2_core import tables
 from dinov2_core.errors import ConfigError
@@ -20,13 +20,11 @@ from dinov2_core.storage import Store
 
 @dataclass(frozen=True)
 class SeedSet:
-    """One curated set. ``task``: its row group in the composition table. ``mode``: how it asks for images —
-    ``as is`` (itself only), ``sample`` (its images' neighbours) or ``cluster`` (the clusters its images fall in)."""
+    """One curated set. ``task``: what it is for, the first column of the composition table."""
 
     name: str
     uri: str
     task: str = "classification"
-    mode: Literal["as is", "sample", "cluster"] = "sample"
     labels: Labels = "auto"
 
 
