@@ -1,7 +1,8 @@
-"""Pictures for tests: smooth random fields that look like nothing, and a raw_crawl partition that holds some."""
+"""Pictures for tests: smooth random fields, real photographs, and a raw_crawl partition that holds some."""
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,13 @@ def field(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
     fine = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
     return np.asarray(Image.blend(coarse, fine, 0.35))
+
+
+@functools.cache
+def photos() -> np.ndarray:
+    """uint8 [10000, 32, 32, 3]: real photographs, the test split of CIFAR-10."""
+    with Image.open(part("cifar10") / "test_batch.png") as sheet:
+        return np.asarray(sheet.convert("RGB")).reshape(-1, 32, 32, 3)
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", **options: int) -> bytes:

@@ -25,6 +25,8 @@ from dinov2_core.stages.pair_alignment import align_pairs
 from dinov2_core.storage import Store
 
 _PER_TASK = 50
+NEIGHBOURS = 64
+"""Of each planted copy, as many as the edges of any image."""
 NATURAL = 0.75
 """Originals this alike (SSCD's own threshold for 90 % precision) may be copies of each other: they teach nothing."""
 
@@ -50,7 +52,7 @@ def measure(
     chosen = np.sort(np.random.default_rng(0).permutation(len(ids))[:sample])
     origin, kinds, copies, places = _planted(run, chosen, [locations[ids[i]] for i in chosen], model, side)
     own = pair_similarity(copies, matrix, np.arange(len(copies)), origin)
-    found = NeighbourSearch(matrix).above(copies, floor, len(ids))
+    found = NeighbourSearch(matrix).above(copies, floor, NEIGHBOURS)
     between = pair_similarity(matrix, matrix, origin[found.query], found.pool)
     unrelated = (found.pool != origin[found.query]) & (between <= NATURAL)
     query, pool = found.query[unrelated], found.pool[unrelated]
