@@ -20,5 +20,6 @@ class PatchEmbed(nn.Module):
         if h % p or w % p:
             raise ValueError(f"image of {h} × {w} pixels: both sides must be multiples of the patch size {p}")
         # A stride equal to the kernel makes the convolution one matrix product; on CPUs that is several times faster.
-        patches = images.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        rows, columns = h // p, w // p
+        patches = images.reshape(b, c, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(patches.reshape(b, rows * columns, c * p * p), self.proj.weight.flatten(1), self.proj.bias)

@@ -39,3 +39,14 @@ def interpolate(pos_embed: Tensor, rows: int, columns: int, *, square: bool, off
         raise ValueError(f"interpolation gave {tuple(patches.shape[-2:])}, not {(rows, columns)}")
     flat = patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)
     return torch.cat([pos_embed[:, :1], flat], dim=1)
+
+
+def sines(grid: int, dim: int) -> Tensor:
+    """Sines and cosines of row and column at wavelengths from 2π to 20,000π patches: ``[grid · grid, dim]``."""
+    if dim % 4:
+        raise ValueError(f"width {dim} is not a multiple of 4")
+    omega = 10_000.0 ** -(torch.arange(dim // 4) / (dim // 4))
+    phase = torch.arange(grid)[:, None] * omega
+    waves = torch.cat([phase.sin(), phase.cos()], dim=1)
+    rows, columns = waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)

@@ -21,7 +21,11 @@ from dinov2_core.model.patch_embed import PatchEmbed
 
 @dataclass(frozen=True)
 class VitConfig:
-    """The shape of a backbone. ``image_size`` is the size whose patch grid the position embedding stores."""
+    """The shape of a backbone. ``image_size`` is the size whose patch grid the position embedding stores.
+
+    ``pos_init`` is where the learned positions start: the family's truncated normal, or sines (arXiv 2205.01580), with
+    which short trainings see positions from the first step.
+    """
 
     dim: int
     depth: int
@@ -33,6 +37,7 @@ class VitConfig:
     ffn_ratio: float = 4.0
     registers: int = 0
     layer_scale: float | None = 1e-5
+    pos_init: Literal["normal", "sines"] = "normal"
     pos_offset: float = 0.1
     pos_antialias: bool = False
 
@@ -84,8 +89,13 @@ class VisionTransformer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Truncated normal of 0.02 for linear layers and positions, 1e-6 for class and register tokens."""
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        """Truncated normal of 0.02 for linear layers (and positions), 1e-6 for class and register tokens."""
+        if self.config.pos_init == "sines":
+            with torch.no_grad():
+                grid = self.config.image_size // self.config.patch
+                self.pos_embed[0, 1:] = position.sines(grid, self.config.dim)
+        else:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
         if self.register_tokens is not None:
             nn.init.normal_(self.register_tokens, std=1e-6)

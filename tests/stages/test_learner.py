@@ -1,0 +1,249 @@
+"""The learner's stages from seeds to an exported model, on a small pool of drawn pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinov2_core import manifest, tables
+from dinov2_core.embedder import Embedder
+from dinov2_core.errors import ConfigError, UserError
+from dinov2_core.images.shards import ShardWriter
+from dinov2_core.manifest import Manifest
+from dinov2_core.shard_map import InlineShardMap
+from dinov2_core.stage import materialise
+from dinov2_core.stages import registry
+from dinov2_core.storage import Store
+
+TINY = {
+    "model.dim": 32,
+    "model.depth": 2,
+    "model.heads": 2,
+    "dino_head.prototypes": 32,
+    "dino_head.hidden": 32,
+    "dino_head.bottleneck": 16,
+    "steps": 6,
+    "batch": 8,
+    "optim.warmup": 2,
+}
+TRAINING = {"overrides": TINY, "log_every": 2, "checkpoint_every": 2}
+DISTILLING = {"overrides": {"model.dim": 16, "model.heads": 1, "steps": 4}, "log_every": 2, "checkpoint_every": 2}
+EVALUATION = {"train": 40, "test": 30, "bootstrap": 200, "linear_c": [0.01]}
+
+
+def picture(rng: np.random.Generator, label: int) -> bytes:
+    """Stripes whose direction is the class."""
+    wave = np.sin(np.arange(32) / 2 + rng.uniform(0, 6))
+    stripes = np.broadcast_to(wave[None] if label else wave[:, None], (32, 32))
+    pixels = 128 + 60 * stripes[..., None] + rng.normal(0, 20, (32, 32, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def put(store: Store, stage: str, partition: str = "all", **made: list[dict[str, Any]]) -> None:
+    """Write tables as if ``stage`` had; a row's ``data`` goes into a shard and becomes its location."""
+    files = []
+    folder = f"{stage}/{partition}"
+    with ShardWriter(store, folder) as writer:
+        for rows in made.values():
+            for row in rows:
+                if "data" in row:
+                    row["image_id"] = writer.add(row.pop("data"), "png")
+    files += writer.files
+    for name, rows in made.items():
+        full = [row | writer.locations.get(row.get("image_id", ""), {}) for row in rows]
+        files.append(store.write_table(f"{folder}/{name}-00000.parquet", tables.from_rows(full, tables.SCHEMAS[name])))
+    manifest.write(store, Manifest(stage, partition, "given", {}, {}, tuple(files)))
+
+
+def pictures(count: int, seed: int) -> list[tuple[bytes, str]]:
+    rng = np.random.default_rng(seed)
+    return [(picture(rng, i % 2), ("down", "across")[i % 2]) for i in range(count)]
+
+
+def upstream(store: Store) -> None:
+    """Everything that the learner's stages read."""
+    put(store, "filtered_set", "b1", verdicts=[{"data": d, "keep": i > 0} for i, (d, _) in enumerate(pictures(12, 0))])
+    put(
+        store,
+        "seed_sets",
+        labelled=[{"data": d, "dataset": "s", "split": "train", "label": c} for d, c in pictures(12, 1)],
+    )
+    put(
+        store,
+        "curated_lvd",
+        packed=[{"data": d, "source": "s"} for d, _ in pictures(20, 2)],
+        composition=[
+            {"task": "cls", "dataset": "s", "queries": 12, "mode": "sample", "retrieved": 20, "final": 20},
+        ],
+    )
+    labelled = [
+        {"data": d, "dataset": "stripes", "split": split, "label": c, "key": f"{split}/{i}"}
+        for split, count, seed in (("train", 60, 3), ("test", 40, 4))
+        for i, (d, c) in enumerate(pictures(count, seed))
+    ]
+    put(store, "benchmark_sets", labelled=labelled)
+
+
+def make(
+    store: Store, name: str, params: dict[str, Any] | None = None, partition: str = "all", **rest: Any
+) -> Manifest:
+    spec = registry.get(name)
+    return materialise(store, spec, partition, params, shard_map=InlineShardMap(), **rest).manifest
+
+
+def road(store: Store) -> dict[str, Manifest]:
+    """All of the learner's stages."""
+    made = {"preliminary_encoder": make(store, "preliminary_encoder", TRAINING)}
+    made["embeddings"] = make(store, "embeddings", {"images_per_task": 4}, "b1")
+    made["seed_embeddings"] = make(store, "seed_embeddings")
+    made["pretrained_checkpoint"] = make(store, "pretrained_checkpoint", TRAINING)
+    made["distilled_checkpoints"] = make(store, "distilled_checkpoints", DISTILLING)
+    made["evaluation_metrics"] = make(store, "evaluation_metrics", EVALUATION)
+    made["registered_model"] = make(store, "registered_model")
+    return made
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Manifest]]:
+    store = Store(str(tmp_path_factory.mktemp("road")))
+    upstream(store)
+    return store, road(store)
+
+
+def table(store: Store, made: Manifest, name: str) -> list[dict[str, Any]]:
+    return [row for record in made.table(name) for row in store.read_table(record.path).to_pylist()]
+
+
+def test_embeddings_are_unit_vectors_of_every_kept_image(done: tuple[Store, dict[str, Manifest]]) -> None:
+    store, made = done
+    rows = table(store, made["embeddings"], "embeddings")
+    assert len(rows) == 11
+    assert len(made["embeddings"].table("embeddings")) == 3  # tasks of 4
+    assert len(table(store, made["seed_embeddings"], "embeddings")) == 12
+    norms = [np.linalg.norm(np.array(row["embedding"], np.float32)) for row in rows]
+    assert norms == pytest.approx([1.0] * len(rows), abs=5e-3)
+
+
+def test_history_holds_the_losses_and_no_clock(done: tuple[Store, dict[str, Manifest]]) -> None:
+    store, made = done
+    rows = table(store, made["pretrained_checkpoint"], "history")
+    names = {row["name"] for row in rows}
+    assert {"total", "dino_local", "dino_global", "ibot", "koleo", "lr", "momentum"} <= names
+    assert {row["step"] for row in rows} == {0, 2, 4, 5}
+    assert not any("second" in name or "time" in name for name in names)
+
+
+def test_metrics_stand_beside_their_controls(done: tuple[Store, dict[str, Manifest]]) -> None:
+    store, made = done
+    rows = table(store, made["evaluation_metrics"], "metrics")
+    models = {"trained", "distilled", "untrained", "pixels", "trained - untrained", "trained - pixels"}
+    assert {(r["protocol"], r["model"]) for r in rows} == {(p, m) for p in ("knn", "linear") for m in models}
+    assert all(r["low"] <= r["value"] <= r["high"] for r in rows)
+    assert {r["count"] for r in rows} == {30}
+    value = {(r["protocol"], r["model"]): r["value"] for r in rows}
+    difference = value["knn", "trained"] - value["knn", "untrained"]
+    assert value["knn", "trained - untrained"] == pytest.approx(difference)
+
+
+def test_the_exported_folder_embeds_bytes_paths_and_arrays_alike(
+    done: tuple[Store, dict[str, Manifest]], tmp_path: Path
+) -> None:
+    store, made = done
+    folder = Path(store.full(made["registered_model"].counts["folder"]))
+    embedder = Embedder.load(folder)
+    (data, _), *_ = pictures(1, 9)
+    (tmp_path / "x.png").write_bytes(data)
+    out = embedder([data, tmp_path / "x.png", np.asarray(Image.open(io.BytesIO(data)))])
+    assert out.shape == (3, 32)
+    assert out.dtype == np.float32
+    assert np.array_equal(out[0], out[1])
+    assert np.array_equal(out[0], out[2])
+    assert np.linalg.norm(out[0]) == pytest.approx(1, abs=1e-5)
+    assert embedder([]).shape == (0, 32)
+
+
+def test_the_card_states_data_scores_and_limits(done: tuple[Store, dict[str, Manifest]]) -> None:
+    store, made = done
+    folder = made["registered_model"].counts["folder"]
+    card = store.read_bytes(f"{folder}/card.md").decode()
+    assert "| cls | s | 12 | sample | 20 | 20 |" in card
+    assert "| stripes | knn | trained | accuracy |" in card
+    for heading in ("## Licence", "## Limits"):
+        assert heading in card
+    config = json.loads(store.read_bytes(f"{folder}/config.json"))
+    assert config["data"]["curated_lvd"]
+
+
+@pytest.mark.parametrize("bad", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_an_undecodable_image_is_named(done: tuple[Store, dict[str, Manifest]], bad: bytes) -> None:
+    store, made = done
+    embedder = Embedder.load(store.full(made["registered_model"].counts["folder"]))
+    good = pictures(1, 9)[0][0]
+    with pytest.raises(UserError, match="image 1"):
+        embedder([good, bad])
+
+
+def test_equal_inputs_give_byte_equal_files(done: tuple[Store, dict[str, Manifest]], store: Store) -> None:
+    _, first = done
+    upstream(store)
+    again = road(store)
+    for name, made in first.items():
+        assert again[name].to_json() == made.to_json(), name
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def test_a_killed_training_resumes_to_the_same_manifest(done: tuple[Store, dict[str, Manifest]], store: Store) -> None:
+    _, first = done
+    upstream(store)
+
+    def die(step: int, metrics: dict[str, float]) -> None:
+        if step >= 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make(store, "pretrained_checkpoint", TRAINING, tracker=die)
+    assert manifest.read(store, "pretrained_checkpoint") is None
+    seen: list[int] = []
+    resumed = make(store, "pretrained_checkpoint", TRAINING, tracker=lambda step, metrics: seen.append(step))
+    assert min(seen) == 4, "it began again instead of resuming"
+    assert resumed.to_json() == first["pretrained_checkpoint"].to_json()
+    assert not store.find("pretrained_checkpoint/all/.progress")
+
+
+def test_too_few_images_say_what_to_do(store: Store) -> None:
+    upstream(store)
+    put(store, "curated_lvd", packed=[{"data": d, "source": "s"} for d, _ in pictures(3, 2)])
+    with pytest.raises(UserError, match="3 usable images are fewer than one batch of 8"):
+        make(store, "pretrained_checkpoint", TRAINING)
+
+
+def test_an_unknown_setting_names_the_nearest(store: Store) -> None:
+    upstream(store)
+    with pytest.raises(ConfigError, match=r"optim\.base_lr"):
+        make(store, "pretrained_checkpoint", {"overrides": {"optim.bas_lr": 1.0}})
+
+
+def test_a_corrupt_test_image_is_never_dropped_from_the_score(
+    done: tuple[Store, dict[str, Manifest]], store: Store
+) -> None:
+    upstream(store)
+    road(store)
+    labelled = [
+        {"data": d if i else d[:60], "dataset": "stripes", "split": split, "label": c, "key": f"{split}/{i}"}
+        for split, seed in (("train", 3), ("test", 4))
+        for i, (d, c) in enumerate(pictures(20, seed))
+    ]
+    put(store, "benchmark_sets", labelled=labelled)
+    with pytest.raises(UserError, match="train/0"):
+        make(store, "evaluation_metrics", EVALUATION)
