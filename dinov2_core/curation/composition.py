@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """One row: ``retrieved`` before the cap, ``final`` after it; as-is sets retrieve nothing."""
+    """One row: ``retrieved`` before the cap (of an as-is set all of it), ``final`` after it."""
 
     task: str
     dataset: str

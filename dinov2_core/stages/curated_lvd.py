@@ -71,7 +71,7 @@ def run(run: StageRun) -> dict[str, Any]:
             draws = None if mode == "as is" else _draw(mode, recipe, queries, found, params.seed)
             drawn = names.tolist() if draws is None else found.ids[draws.pool].tolist()
             rows += _as_is(recipe.name, names) if draws is None else _rows(recipe.name, mode, draws, names, found.ids)
-            retrieved = 0 if draws is None else draws.retrieved
+            retrieved = len(drawn) if draws is None else draws.retrieved
             collisions += 0 if draws is None else draws.collisions
             task = tasks.get(recipe.name, "")
             lines.append(composition.Line(task, recipe.name, len(names), mode, retrieved, len(drawn)))
