@@ -29,7 +29,7 @@ class Layout:
     def split(self, tokens: Tensor) -> list[Tensor]:
         """``[T, D]`` → one ``[B_i, N_i, D]`` view a group."""
         parts = tokens.split(self.sizes)
-        return [part.view(b, n, -1) for part, (b, n) in zip(parts, self.groups, strict=True)]
+        return [part.view(b, n, tokens.shape[-1]) for part, (b, n) in zip(parts, self.groups, strict=True)]
 
 
 def pack(groups: Sequence[Tensor]) -> tuple[Tensor, Layout]:
