@@ -139,6 +139,11 @@ class ImageSet:
             raise UserError(f"not readable ({error})", where=f"{self.uri}/{name}", todo="replace it") from error
 
 
+def address(root: str, uri: str) -> str:
+    """``uri`` as it is, or below ``root`` where it is relative."""
+    return uri if "://" in uri or uri.startswith("/") else f"{root}/{uri}"
+
+
 def signature(uri: str) -> str:
     """sha256 (hex) over the sorted names and contents of every file at ``uri``: the set's state, for fingerprints."""
     fs, base, names = files_of(uri)

@@ -12,7 +12,7 @@ from typing import Any
 from dinov2_core import tables
 from dinov2_core.errors import UserError
 from dinov2_core.images.decode import EXTENSIONS, Refused, decode
-from dinov2_core.images.sets import ImageSet, Labels, signature
+from dinov2_core.images.sets import ImageSet, Labels, address, signature
 from dinov2_core.images.shards import ShardWriter
 from dinov2_core.stage import StageRun
 from dinov2_core.storage import Store
@@ -36,14 +36,11 @@ class Packed:
     refused: list[tuple[Source, str, str]]
 
 
-def address(store: Store, uri: str) -> str:
-    """``uri`` as it is, or below the data root where it is relative."""
-    return uri if "://" in uri or uri.startswith("/") else f"{store.root}/{uri}"
-
-
 def state(store: Store, sources: Sequence[Source], where: str) -> dict[str, str]:
     """The signature of every source, for a stage's ``external``."""
-    return {f"{s.dataset}/{s.split}": _told(lambda s=s: signature(address(store, s.uri)), s, where) for s in sources}
+    return {
+        f"{s.dataset}/{s.split}": _told(lambda s=s: signature(address(store.root, s.uri)), s, where) for s in sources
+    }
 
 
 def pack(run: StageRun, sources: Sequence[Source]) -> Packed:
@@ -51,7 +48,7 @@ def pack(run: StageRun, sources: Sequence[Source]) -> Packed:
     tasks: dict[str, dict[str, Any]] = {}
     owner: dict[str, Source] = {}
     for number, source in enumerate(sources):
-        uri = address(run.store, source.uri)
+        uri = address(run.store.root, source.uri)
         groups = _told(ImageSet(uri, source.labels).groups, source, run.where)
         for part, names in enumerate(groups):
             key = f"{number:03d}-{part:05d}"

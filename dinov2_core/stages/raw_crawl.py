@@ -26,7 +26,7 @@ from dinov2_core.curation.crawl.rules import BLOCKED_EXTENSIONS, UrlRules, read_
 from dinov2_core.curation.crawl.sources import WHOLE_FILE, Held, Plan, Reader
 from dinov2_core.errors import UserError
 from dinov2_core.images.decode import EXTENSIONS
-from dinov2_core.images.sets import files_of, signature
+from dinov2_core.images.sets import address, files_of, signature
 from dinov2_core.images.shards import ShardWriter
 from dinov2_core.progress import Progress
 from dinov2_core.stage import StageRun
@@ -64,18 +64,13 @@ class Params:
                 raise ValueError(f"hosts: '{host}' needs 'address:port', not '{to}'")
 
 
-def address(store: Store, uri: str) -> str:
-    """``uri`` as it is, or below the data root where it is relative."""
-    return uri if "://" in uri or uri.startswith("/") else f"{store.root}/{uri}"
-
-
 def batches(store: Store, params: Params) -> list[str]:
     """Names of the batches under ``sources``, sorted.
 
     Raises:
         UserError: the folder cannot be read.
     """
-    place = address(store, params.sources)
+    place = address(store.root, params.sources)
     try:
         return Store(place).folders("")
     except (OSError, ValueError, ImportError) as error:
@@ -91,13 +86,13 @@ def external(store: Store, partition: str, params: Params) -> dict[str, Any]:
     place = _place(store, partition, params)
     return {
         "sources": signature(place),
-        "blocklists": [signature(address(store, uri)) for uri in params.blocklists],
+        "blocklists": [signature(address(store.root, uri)) for uri in params.blocklists],
     }
 
 
 def _place(store: Store, partition: str, params: Params) -> str:
     """The batch's folder, which holds at least one file."""
-    place = f"{address(store, params.sources)}/{partition}"
+    place = f"{address(store.root, params.sources)}/{partition}"
     where = f"raw_crawl[{partition}]"
     try:
         _, _, names = files_of(place)
@@ -144,7 +139,7 @@ def _rules(store: Store, params: Params) -> UrlRules:
     domains: set[str] = set()
     for uri in params.blocklists:
         try:
-            with fsspec.open(address(store, uri), "rt", encoding="utf-8", errors="replace") as f:
+            with fsspec.open(address(store.root, uri), "rt", encoding="utf-8", errors="replace") as f:
                 domains |= read_domains(f)
         except (OSError, ValueError) as error:
             raise UserError(

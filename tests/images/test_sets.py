@@ -122,5 +122,5 @@ def test_a_tar_without_images_is_an_empty_set(tmp_path: Path) -> None:
 
 def test_parquet_without_a_column_of_bytes_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="no column of image bytes .* among url"):
+    with pytest.raises(UserError, match=r"no column of image bytes .* among url"):
         list(ImageSet(str(tmp_path)))

@@ -30,7 +30,7 @@ def records(archive: IO[bytes], *, max_bytes: int, agent: str) -> Iterator[Recor
     """The responses of a WARC file (plain, gzip or zstd), in order.
 
     Raises:
-        OSError: the archive is cut off or no WARC; the records before that point have been yielded.
+        OSError: it is no WARC, or damaged; the records before that point have been yielded.
     """
     for record in ArchiveIterator(archive, record_types=WarcRecordType.response, auto_decode="transfer"):
         yield _read(record, max_bytes, agent)
@@ -52,7 +52,11 @@ def _read(record: WarcRecord, max_bytes: int, agent: str) -> Record:
         return Record(url, position, problem="not http")
     if headers.status_code != 200:
         return Record(url, position, problem=f"http {headers.status_code}")
+    expected = min(int(record.content_length), max_bytes + 1)
     data = record.reader.read(max_bytes + 1)
+    # The library ends quietly where an archive was cut off. A chunked body is shorter than its record anyway.
+    if len(data) < expected and not headers.get("Transfer-Encoding"):
+        return Record(url, position, problem="truncated")
     encoding = (headers.get("Content-Encoding") or "").strip().lower()
     if encoding in ("gzip", "x-gzip", "deflate"):
         try:

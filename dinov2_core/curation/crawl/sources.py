@@ -50,17 +50,17 @@ class Plan:
     repeated: int = 0
     beyond: int = 0
 
-    def add_page(self, text: str, url: str, *, limit: int, opted_out: bool = False) -> None:
-        """Add the references of one page."""
+    def add_page(self, text: str, url: str, *, limit: int, opted_out: bool = False, source: str = "") -> None:
+        """Add the references of one page; ``source`` names it where it has no URL."""
         page = pages.extract(text, url, limit=limit, opted_out=opted_out)
         self.pages += 1
         self.repeated += page.repeated
         self.beyond += page.beyond
         self.references += page.references
         if page.problem:
-            self.problems.append((url, "refused", page.problem))
+            self.problems.append((url or source, "refused", page.problem))
         if page.beyond:
-            self.problems.append((url, "refused", "more images than the page limit"))
+            self.problems.append((url or source, "refused", "more images than the page limit"))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Reader:
             plan.problems.append((name, "refused", "page too large"))
             return
         # A saved page has no address of its own: without <base>, its relative references are refused as "bad url".
-        plan.add_page(pages.decode_html(data), "", limit=self.page_limit)
+        plan.add_page(pages.decode_html(data), "", limit=self.page_limit, source=name)
 
     def _list(self, plan: Plan, name: str) -> None:
         path = f"{self.base}/{name}"
