@@ -20,7 +20,7 @@ from dinov2_core.train.recipe import override
 class Params:
     """``overrides``: dotted settings on top of the teacher's recipe: the student's shape, steps and learning rate."""
 
-    overrides: Mapping[str, Any] = field(default_factory=lambda: {"model.dim": 64, "model.heads": 2, "steps": 60})
+    overrides: Mapping[str, Any] = field(default_factory=lambda: {"model.dim": 64, "model.heads": 2, "steps": 150})
     prepared_size: int = 0
     log_every: int = 10
     checkpoint_every: int = stage.efficiency(100)

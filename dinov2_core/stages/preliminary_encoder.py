@@ -18,7 +18,7 @@ class Params:
     """``overrides``: dotted settings of the recipe. ``prepared_size``: see ``training.train_on``."""
 
     recipe: str = "demo"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=lambda: {"steps": 120, "optim.warmup": 20})
     prepared_size: int = 0
     log_every: int = 10
     checkpoint_every: int = stage.efficiency(100)

@@ -32,7 +32,7 @@ from dinov2_core.train.trainer import Trained, train
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """How images are prepared for a backbone trained by ``recipe``."""
-    return Preprocessing(recipe.crops.global_size, recipe.crops.mean, recipe.crops.std)
+    return Preprocessing(recipe.model.image_size, recipe.crops.mean, recipe.crops.std)
 
 
 def train_on(
@@ -47,9 +47,9 @@ def train_on(
 ) -> tuple[Trained, dict[str, int]]:
     """Train on the images at ``rows``, resuming from the run's scratch folder: ``(result, counts)``.
 
-    ``prepared_size``: side in pixels at which images are held in memory; 0 means the global crop's.
+    ``prepared_size``: side in pixels at which images are held in memory; 0 means the model's input.
     """
-    pool = load_pool(run.store, rows, prepared_size or recipe.crops.global_size, label=f"{run.where}: reading images")
+    pool = load_pool(run.store, rows, prepared_size or recipe.model.image_size, label=f"{run.where}: reading images")
     if len(pool.kept) < recipe.batch:
         raise UserError(
             f"{len(pool.kept)} usable images are fewer than one batch of {recipe.batch}",

@@ -19,6 +19,7 @@ from dinov2_core.losses.koleo import koleo_loss
 from dinov2_core.losses.sinkhorn import sinkhorn_knopp
 from dinov2_core.model.heads import Head, HeadConfig
 from dinov2_core.model.vision_transformer import VisionTransformer, VitConfig
+from dinov2_core.train.precision import compute_dtype
 from dinov2_core.train.recipe import LossConfig, Recipe
 
 
@@ -82,7 +83,7 @@ class Objective(nn.Module):
     def of(cls, recipe: Recipe, *, teacher: nn.ModuleDict | None = None) -> Objective:
         """The objective of a recipe, with a freshly initialised student (draws from the global generator)."""
         student = build_network(recipe.model, recipe.dino_head, recipe.ibot_head, recipe.drop_path)
-        return cls(student, recipe.loss, teacher=teacher, precision=getattr(torch, recipe.precision))
+        return cls(student, recipe.loss, teacher=teacher, precision=compute_dtype(recipe.precision))
 
     def train(self, mode: bool = True) -> Objective:
         super().train(mode)
