@@ -169,6 +169,7 @@ _ALL = (
             "benchmark_sets": "all",
             "seed_sets": "all",
             "embeddings": "all",
+            "seed_embeddings": "all",
             "curated_lvd": "all",
             "pretrained_checkpoint": "all",
             "evaluation_metrics": "all",
