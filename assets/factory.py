@@ -12,7 +12,6 @@ from typing import Any
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 
 from assets.partitions import CRAWL_BATCHES, batches_in_run
 from dinov2_core import config, stage
@@ -90,11 +89,7 @@ def _materialise(
     watch: Watch | None,
     after: After | None,
 ) -> dg.MaterializeResult:
-    partitions = [WHOLE]
-    if spec.partitioned:
-        partitions = batches_in_run(context, lake.batches())
-        if not _tagged(context):
-            context.instance.add_dynamic_partitions(str(CRAWL_BATCHES.name), partitions)
+    partitions = batches_in_run(context) if spec.partitioned else [WHOLE]
     results = []
     for partition in partitions:
         try:
@@ -118,28 +113,12 @@ def _materialise(
         )
         metadata = {**metadata_of(result), **extra}
         if spec.partitioned:
-            context.add_asset_metadata(metadata, partition_key=partition) if _tagged(context) else _log(
-                context, spec.name, partition, metadata, result.manifest
-            )
+            context.add_asset_metadata(metadata, partition_key=partition)
     if not spec.partitioned:
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(results[0].manifest.hash))
     hashes = {r.manifest.partition: r.manifest.hash for r in results}
     version = next(iter(hashes.values())) if len(hashes) == 1 else config.digest(hashes)
     return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata={"batches": len(results)})
-
-
-def _tagged(context: dg.AssetExecutionContext) -> bool:
-    op = context.op_execution_context
-    return bool(op.has_partition_key or op.has_partition_key_range)
-
-
-def _log(
-    context: dg.AssetExecutionContext, name: str, partition: str, metadata: Mapping[str, Any], manifest: Manifest
-) -> None:
-    # A run without a partition tag covers every batch: each still gets its own event, so that the UI, freshness and
-    # staleness see the batches one by one.
-    tags = {DATA_VERSION_TAG: manifest.hash, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
-    context.log_event(dg.AssetMaterialization(name, partition=partition, metadata=dict(metadata), tags=tags))
 
 
 def metadata_of(result: Materialised) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def table_check(asset: str, table: str, suite: Sequence[Expect]) -> dg.AssetChec
     def check(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Any]) -> dg.AssetCheckResult:
         store = lake.store()
         found = manifest.partitions(store, asset)
-        wanted = batches_in_run(context, found) if partitions is not None else [WHOLE]
+        wanted = batches_in_run(context) if partitions is not None else [WHOLE]
         frame, rows = read_frame(store, asset, table, [p for p in wanted if p in found])
         return to_result(validate(frame, suite, name=f"{asset}.{table}"), rows=rows, seen=len(frame))
 

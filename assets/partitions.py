@@ -10,11 +10,7 @@ import dagster as dg
 CRAWL_BATCHES = dg.DynamicPartitionsDefinition(name="crawl_batches")
 
 
-def batches_in_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, found: list[str]) -> list[str]:
-    """The batches a run is about: those of its partition tag, or every batch ``found`` where it has none."""
+def batches_in_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[str]:
+    """The batches that a run is about: that of its partition tag, or those of its range."""
     op = getattr(context, "op_execution_context", context)
-    if op.has_partition_key:
-        return [op.partition_key]
-    if op.has_partition_key_range:
-        return list(op.partition_keys)
-    return found
+    return [op.partition_key] if op.has_partition_key else list(op.partition_keys)

@@ -30,9 +30,7 @@ def register(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: 
         run_id = run.info.run_id if run else client.create_run(tracking.experiment_id(client)).info.run_id
         with tempfile.TemporaryDirectory() as folder:
             for record in made.files:
-                name = record.path.rsplit("/", 1)[-1]
-                stem, suffix = name.split("-", 1)[0], name.rsplit(".", 1)[-1]
-                (Path(folder) / f"{stem}.{suffix}").write_bytes(store.read_bytes(record.path))
+                (Path(folder) / record.path.rsplit("/", 1)[-1]).write_bytes(store.read_bytes(record.path))
             version = tracking.register(
                 folder,
                 run_id,

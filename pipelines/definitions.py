@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 import assets
+from pipelines.all_batches import all_batches_executor
 from pipelines.console import short_console
 from pipelines.jobs import JOBS
 from pipelines.resources.engine import Engine
@@ -37,7 +38,7 @@ def build_defs(
             "tracking": Tracking.from_environment(),
             **(resources or {}),
         },
-        executor=dg.in_process_executor,
+        executor=all_batches_executor,
         loggers={"console": short_console},
     )
 

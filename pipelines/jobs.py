@@ -8,31 +8,33 @@ from __future__ import annotations
 
 import dagster as dg
 
+from pipelines.all_batches import all_batches_executor
+
 full_pipeline = dg.define_asset_job(
     "full_pipeline",
     selection=dg.AssetSelection.all(),
-    executor_def=dg.in_process_executor,
+    executor_def=all_batches_executor,
     description="From page archives to a registered model; without a partition tag, every batch not up to date.",
 )
 
 recurate = dg.define_asset_job(
     "recurate",
     selection=dg.AssetSelection.assets("curated_lvd").upstream(),
-    executor_def=dg.in_process_executor,
+    executor_def=all_batches_executor,
     description="Everything up to the curated set; batches and stages that are up to date cost nothing.",
 )
 
 pretrain = dg.define_asset_job(
     "pretrain",
     selection=dg.AssetSelection.assets("pretrained_checkpoint", "distilled_checkpoints"),
-    executor_def=dg.in_process_executor,
+    executor_def=all_batches_executor,
     description="Pretraining and distillation on the curated set as it is.",
 )
 
 evaluate = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.assets("evaluation_metrics", "registered_model", "curation_report"),
-    executor_def=dg.in_process_executor,
+    executor_def=all_batches_executor,
     description="Evaluation of the checkpoints, registration behind the gate, and the report.",
 )
 

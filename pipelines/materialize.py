@@ -20,7 +20,9 @@ import dagster as dg
 from assets.partitions import CRAWL_BATCHES
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
+from pipelines.all_batches import range_tags
 from pipelines.definitions import build_defs
+from pipelines.resources.lake import Lake
 
 INSTANCE_FILE = Path(__file__).resolve().parents[1] / "infra" / "dagster.yaml"
 
@@ -54,6 +56,9 @@ def execute(
     defs = definitions or build_defs()
     if partition:
         on.add_dynamic_partitions(str(CRAWL_BATCHES.name), [partition])
+    else:
+        # Executing in this process bypasses the jobs' executor, which would do the same.
+        tags = {**(tags or {}), **range_tags(on, Lake.from_environment().batches())}
     return defs.resolve_job_def(job).execute_in_process(
         instance=on,
         partition_key=partition,

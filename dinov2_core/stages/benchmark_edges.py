@@ -32,6 +32,7 @@ class Params:
 def run(run: StageRun) -> dict[str, Any]:
     """Search this batch's images among the reference images of the evaluation sets."""
     params: Params = run.params
+    _same_embedding(run)
     ids, matrix = vectors.sorted_unique(*vectors.from_table(run.read("copy_embeddings", "copy_embeddings")))
     names, reference = vectors.sorted_unique(*vectors.from_table(run.read("benchmark_sets", "copy_embeddings")))
     labelled = {row["image_id"]: row for row in run.read("benchmark_sets", "labelled").to_pylist()}
@@ -56,3 +57,16 @@ def run(run: StageRun) -> dict[str, Any]:
     arrays = [pa.array(c, type=t) for c, t in zip(columns, tables.BENCHMARK_EDGES.types, strict=True)]
     run.write_table("benchmark_edges", pa.table(arrays, schema=tables.BENCHMARK_EDGES))
     return {"images": len(ids), "references": len(names), "edges": len(images)}
+
+
+def _same_embedding(run: StageRun) -> None:
+    """Vectors of two models, or of one at two sizes, lie in different spaces: their cosines mean nothing."""
+    (pool,), (reference,) = run.manifests("copy_embeddings"), run.manifests("benchmark_sets")
+    for name in ("model", "side"):
+        one, two = pool.params[name], reference.params[name]
+        if one != two:
+            raise UserError(
+                f"the pool is embedded with {name} {one}, the evaluation sets with {two}",
+                where=run.where,
+                todo=f"give copy_embeddings and benchmark_sets the same {name}",
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import mlflow
+
 from dinov2_core.embedder import Embedder
 
 
