@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 640, 240
+WIDTH, HEIGHT = 480, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
 
 
@@ -64,7 +64,7 @@ def intervals(rows: Sequence[Interval], *, title: str) -> Markup:
         return Markup("")
     marks = ticks(100 * min(r.low for r in rows), 100 * max(r.high for r in rows))
     low, high = marks[0], marks[-1]
-    step, left, right = 34, 118, 64
+    step, left, right = 32, 86, 56
 
     def across(value: float) -> float:
         return left + (100 * value - low) / (high - low or 1) * (WIDTH - left - right)
