@@ -142,11 +142,15 @@ def _vectors(run: StageRun, stage: str) -> Any:
 def _planted(run: StageRun, *found: pa.Table) -> Sequence[Score]:
     if not run.params.truth:
         return ()
-    table = pq.read_table(pa.BufferReader(_truth_bytes(run.store, run.params)))
+    where = f"{run.where}: {run.params.truth}"
+    try:
+        table = pq.read_table(pa.BufferReader(_truth_bytes(run.store, run.params)))
+    except pa.ArrowInvalid as error:
+        raise UserError(f"the planted truth is no Parquet file: {error}", where=where, todo="write it again") from error
     if missing := [name for name in TRUTH_COLUMNS if name not in table.column_names]:
         raise UserError(
             f"the planted truth has no column '{missing[0]}'",
-            where=f"{run.where}: {run.params.truth}",
+            where=where,
             todo=f"give it the columns {', '.join(TRUTH_COLUMNS)}",
         )
     return planted.score(table.to_pylist(), planted.Outcome.of(*found))
