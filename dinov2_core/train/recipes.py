@@ -92,11 +92,13 @@ def demo() -> Recipe:
             locals=4,
             global_scale=(0.5, 1.0),
             local_scale=(0.2, 0.6),
-            jitter=(0.3, 0.3, 0.2, 0.05),
-            gray=0.1,
-            blur=(0.0, 0.2, 0.2),
+            jitter=(0.2, 0.2, 0.1, 0.02),
+            gray=0.05,
+            blur=(0.0, 0.1, 0.1),
             blur_sigma=(0.3, 1.0),
+            solarize=0.0,
         ),
+        precision="bfloat16",
     )
 
 
