@@ -64,6 +64,7 @@ def execute(
         partition_key=partition,
         asset_selection=[dg.AssetKey(name) for name in selection] if selection else None,
         tags=tags,
+        run_config={"loggers": {"console": {}}},
         raise_on_error=False,
     )
 
