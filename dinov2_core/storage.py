@@ -25,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 from dinov2_core.errors import DamagedDataError, UserError
 
 TEMPORARY = ".tmp-"
+_CHECK = "check DATA_ROOT, the bucket's name and its credentials"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = str(root).rstrip("/")
-        self.fs, self.base = fsspec.core.url_to_fs(self.root)
+        # Other processes write here too: a remembered listing would hide what they wrote.
+        self.fs, self.base = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
         self.local = isinstance(self.fs, LocalFileSystem)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -77,8 +79,17 @@ class Store:
             raise ValueError(f"path outside the store: {path!r}")
         return f"{self.base}/{path}" if path else self.base
 
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Says in one line that the storage refused; only calls of the file system belong in the block."""
+        try:
+            yield
+        except PermissionError as error:
+            raise UserError(f"access was refused ({error})", where=self.root, todo=_CHECK) from error
+
     def exists(self, path: str) -> bool:
-        return bool(self.fs.exists(self.full(path)))
+        with self._reaching():
+            return bool(self.fs.exists(self.full(path)))
 
     def read_bytes(self, path: str) -> bytes:
         with self.open(path) as f:
@@ -87,7 +98,8 @@ class Store:
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``: one ranged request on an object store."""
         try:
-            data = self.fs.cat_file(self.full(path), start=offset, end=offset + length)
+            with self._reaching():
+                data = self.fs.cat_file(self.full(path), start=offset, end=offset + length)
         except FileNotFoundError:
             raise self._missing(path) from None
         if len(data) != length:
@@ -100,7 +112,8 @@ class Store:
 
     def open(self, path: str) -> IO[bytes]:
         try:
-            return self.fs.open(self.full(path), "rb")
+            with self._reaching():
+                return self.fs.open(self.full(path), "rb")
         except FileNotFoundError:
             raise self._missing(path) from None
 
@@ -112,26 +125,30 @@ class Store:
     def find(self, prefix: str) -> list[str]:
         """All files below ``prefix``, relative to the root, sorted, without temporary ones."""
         try:
-            found = self.fs.find(self.full(prefix))
+            with self._reaching():
+                found = self.fs.find(self.full(prefix), detail=True)
         except FileNotFoundError:
             return []
-        paths = [str(p)[len(self.base) + 1 :] for p in found]
+        # Some object stores keep an emptied folder's marker.
+        paths = [str(p)[len(self.base) + 1 :] for p, about in found.items() if about["type"] != "directory"]
         return sorted(p for p in paths if TEMPORARY not in p)
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below ``prefix``, sorted."""
         try:
-            rows = self.fs.ls(self.full(prefix), detail=True)
+            with self._reaching():
+                rows = self.fs.ls(self.full(prefix), detail=True)
         except FileNotFoundError:
             return []
         names = [str(r["name"]).rstrip("/").rsplit("/", 1)[-1] for r in rows if r["type"] == "directory"]
         return sorted(n for n in names if not n.startswith("."))
 
     def size(self, path: str) -> int:
-        return int(self.fs.size(self.full(path)) or 0)
+        with self._reaching():
+            return int(self.fs.size(self.full(path)) or 0)
 
     def delete(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._reaching():
             self.fs.rm(self.full(path), recursive=True)
 
     def sweep(self, prefix: str) -> int:
@@ -149,13 +166,9 @@ class Store:
         """Write ``path`` atomically. Nothing appears under that name if the block raises or is killed."""
         full = self.full(path)
         parent, name = full.rsplit("/", 1)
-        try:
-            self.fs.makedirs(parent, exist_ok=True)
-        except (PermissionError, OSError) as error:
-            raise UserError(
-                f"cannot write: {error}", where=self.root, todo="check DATA_ROOT, the bucket's name and its credentials"
-            ) from error
         if self.local:
+            with self._writing():
+                self.fs.makedirs(parent, exist_ok=True)
             temporary = f"{parent}/{TEMPORARY}{secrets.token_hex(6)}-{name}"
             try:
                 with open(temporary, "wb") as inner:
@@ -168,17 +181,26 @@ class Store:
                     os.unlink(temporary)
                 raise
             return
-        # Object stores show an object only when its upload completes: that is the rename.
-        inner = self.fs.open(full, "wb", autocommit=False)
+        # Object stores show an object only when its upload completes: that is the rename. No folder is made first: for
+        # a mistyped bucket that would make the bucket.
+        with self._writing():
+            inner = self.fs.open(full, "wb", autocommit=False)
         try:
             yield HashingFile(inner)
-            inner.close()
-            inner.commit()
+            with self._writing():
+                inner.close()
+                inner.commit()
         except BaseException:
             with contextlib.suppress(Exception):
                 inner.discard()
             raise
-        self.fs.invalidate_cache(parent)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write: {error}", where=self.root, todo=_CHECK) from error
 
     def write_bytes(self, path: str, data: bytes) -> FileRecord:
         with self.create(path) as f:
