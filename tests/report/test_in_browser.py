@@ -1,0 +1,61 @@
+"""The page in a real browser: it asks for nothing, runs nothing, and fits a phone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.demo import browser
+from pipelines.demo.screenshots import MOST_BYTES, compact
+from tests.report.test_page import HOSTILE, html, report
+
+needs_browser = pytest.mark.skipif(browser.executable() is None, reason="no Chromium on the path")
+
+
+@pytest.mark.browser
+@needs_browser
+def test_hostile_pages_request_nothing_and_run_nothing(tmp_path: Path) -> None:
+    asked: list[str] = []
+    ran: list[str] = []
+    with browser.page(1200, 800) as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+        for number, text in enumerate(HOSTILE):
+            path = tmp_path / f"{number}.html"
+            path.write_text(html(report(text)))
+            page.goto(path.as_uri())
+            assert page.title() == " ".join(text.split())
+    assert ran == []
+    assert [url for url in asked if not url.startswith(("data:", tmp_path.as_uri()))] == []
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(tmp_path: Path, scheme: Any) -> None:
+    (tmp_path / "page.html").write_text(html(report("a long name " * 8)))
+    with browser.page(390, 844) as page:
+        page.emulate_media(color_scheme=scheme)
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    assert (brightness(ink) < brightness(paper)) == (scheme == "light")
+
+
+def brightness(colour: str) -> float:
+    return sum(float(v) for v in colour.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def test_pictures_for_the_documentation_stay_below_a_megabyte() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8))
+    out = io.BytesIO()
+    noise.save(out, "PNG")
+    assert out.tell() > MOST_BYTES
+    made = compact(out.getvalue())
+    assert len(made) < MOST_BYTES
+    assert Image.open(io.BytesIO(made)).size == (900, 700)
