@@ -160,7 +160,8 @@ def _refused(kind: str, kinds: Mapping[str, Sequence[Row]], outcome: Outcome) ->
     wrong = sum(status in ("refused", "failed") and reason in reasons for status, reason in others)
     parts = tuple(Part(reason, count, count) for reason, count in sorted(reasons.items()))
     through = [row["url"] for row, (status, reason) in zip(kinds[kind], fates, strict=True) if status not in enough]
-    note = f"not refused: {_some(through)}" if through else f"for {len(reasons)} {'reason' if len(reasons) == 1 else 'reasons'}, each in the table"
+    many = "1 reason" if len(reasons) == 1 else f"{len(reasons)} reasons"
+    note = f"not refused: {_some(through)}" if through else f"for {many}, in the table"
     what = {"restricted": "restricted, refused unfetched", "broken": "broken or hostile, refused"}[kind]
     return Score("raw_crawl", what, len(fates), len(right), _share(len(right), wrong), note, parts)
 
