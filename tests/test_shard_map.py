@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +44,23 @@ def test_a_dead_worker_is_named_and_the_next_call_works() -> None:
     with pytest.raises(UserError, match=r"a worker process died.*run the same command again"):
         list(ProcessShardMap(2).map(die, [{"n": n, "key": f"{n:03d}"} for n in range(4)]))
     assert len(list(ProcessShardMap(2).map(square, [{"n": 1}]))) == 1
+
+
+def test_workers_end_when_their_program_is_killed() -> None:
+    code = """
+        import os, signal
+        from dinov2_core.shard_map import ProcessShardMap
+        from tests.test_shard_map import square
+        for _, result in ProcessShardMap(1).map(square, [{"n": 1}]):
+            print(result["pid"], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    worker = int(ended.stdout)
+    until = time.monotonic() + 20
+    while time.monotonic() < until and Path(f"/proc/{worker}").exists():
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_an_error_of_the_user_crosses_the_process_boundary_whole() -> None:
