@@ -12,7 +12,6 @@ import atexit
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -119,11 +118,15 @@ def _start_worker() -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ["DINOV2_THREADS"] = "1"
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
-    # A killed program cannot end its workers; idle for ever, they would keep their models in memory.
-    while os.getppid() == parent:
-        time.sleep(1.0)
+def end_with_parent() -> None:
+    """Wait for the program that started this process to end, however it ends, then end too.
+
+    A killed program cannot end its workers; idle for ever, they would keep their models in memory.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in child processes only"
+    parent.join()
     os._exit(1)

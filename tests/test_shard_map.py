@@ -55,7 +55,8 @@ def test_workers_end_when_their_program_is_killed() -> None:
             print(result["pid"], flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     worker = int(ended.stdout)
     until = time.monotonic() + 20
     while time.monotonic() < until and Path(f"/proc/{worker}").exists():

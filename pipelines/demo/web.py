@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from aiohttp import web
 
 from dinov2_core.errors import UserError
+from dinov2_core.shard_map import end_with_parent
 from pipelines.demo.hostile import Answer
 
 HOST, PORT = "127.0.0.1", 8931
@@ -69,6 +71,9 @@ async def _misbehave(request: web.Request, answer: Answer) -> web.StreamResponse
 
 
 def _run(site: str, port: int) -> None:
+    # A demo that is killed must not leave the port taken for the next one.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
     async def main() -> None:
         runner = web.AppRunner(application(load(Path(site))), access_log=None)
         await runner.setup()
