@@ -114,10 +114,11 @@ def version_data(base: str) -> None:
     if Path(base) != root / "data" or not (root / ".git").exists():
         return
     _say("versioning the data with DVC")
-    command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"]
+    command = [sys.executable, "-m", "dvc", "commit", "--force"]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode:
-        raise UserError(f"`dvc commit` failed: {ended.stderr.strip()}", todo="mend it and run `make demo` again")
+        lines = (ended.stderr + ended.stdout).strip().splitlines() or ["no message"]
+        raise UserError(f"`dvc commit` failed: {lines[-1]}", todo="mend it and run `make demo` again")
 
 
 def _end_killed_runs(on: dg.DagsterInstance) -> None:
