@@ -1,6 +1,6 @@
 """The demo's real pictures, as arrays or encoded bytes, in a fixed order.
 
-CIFAR-10, photographs and paintings, emoji on coloured grounds, and banners. What is done with them (pages, planted
+CIFAR-10, photographs and paintings, emoji on coloured grounds, textures. What is done with them (pages, planted
 copies) does not belong here.
 """
 
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dinov2_core import parts
 
+FIRST_SPARE = 170
+"""Photos from here on are shown nowhere whole: textures and odd formats are made of them."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -82,32 +84,32 @@ def faces(side: int) -> list[Image.Image]:
     return [whole.crop((0, 0, middle, whole.height)), whole.crop((middle, 0, whole.width, whole.height))]
 
 
-def plates(count: int, side: int) -> list[Image.Image]:
-    """Cells of Muybridge's plate of a walking man (1887): lawful pictures of bare skin."""
+def plate() -> Image.Image:
+    """Muybridge's plate of a walking man (1887): a lawful picture of bare skin, small figures on a large sheet."""
     place = next(iter(sorted(p for p in parts.path("stdlib").rglob("image.jpg") if "locomotion-nude" in str(p))))
     with Image.open(place) as image:
-        whole = image.convert("RGB")
-    columns, rows = 8, 6
-    width, height = whole.width // columns, whole.height // rows
-    cells = [(c * width, r * height, (c + 1) * width, (r + 1) * height) for r in range(rows) for c in range(columns)]
-    chosen = cells[:: max(len(cells) // count, 1)][:count]
-    return [whole.crop(box).resize((side, side * height // width), Image.Resampling.BICUBIC) for box in chosen]
+        return image.convert("RGB")
+
+
+SKIN_TONES = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
 
 
 def emoji(count: int, rng: np.random.Generator) -> list[Image.Image]:
     """``count`` emoji of one vendor on coloured grounds, no two alike (skin tones and clock faces are many of one)."""
-    places = sorted((parts.path("emoji") / "Goog").rglob("*.png"))
+    files = sorted((parts.path("emoji") / "Goog").rglob("*.png"))
+    places = [p for p in files if not any(tone in p.name.lower() for tone in SKIN_TONES)]
     places = [places[i] for i in rng.permutation(len(places))]
     kept: list[Image.Image] = []
-    seen = np.zeros((0, 3 * 12 * 12), np.float32)
+    seen = np.zeros((0, 3 * 16 * 16), np.float32)
     for place in places:
         if len(kept) == count:
             break
         with Image.open(place) as image:
             cut = image.convert("RGBA")
-        thumb = np.asarray(_on_ground(cut, (128, 128, 128)).resize((12, 12)), np.float32).ravel()
+        inner = cut.crop(cut.getchannel("A").getbbox())
+        thumb = np.asarray(_on_ground(inner, (128, 128, 128)).resize((16, 16)), np.float32).ravel()
         thumb = (thumb - thumb.mean()) / (np.linalg.norm(thumb - thumb.mean()) + 1e-6)
-        if len(seen) and float((seen @ thumb).max()) > 0.75:
+        if len(seen) and float((seen @ thumb).max()) > 0.6:
             continue
         seen = np.vstack([seen, thumb[None]])
         ground = tuple(int(v) for v in rng.integers(0, 256, 3))
@@ -121,26 +123,15 @@ def _on_ground(cut: Image.Image, ground: tuple[int, ...]) -> Image.Image:
     return made
 
 
-WORDS = (
-    *("sale", "free", "now", "click", "win", "best", "offer", "cheap", "flights", "login", "cart", "share", "menu"),
-    *("search", "weather", "news", "sport", "casino", "loans", "diet", "phone", "deal", "hotel", "vote", "radio"),
-    *("maps", "video", "games", "tickets", "shoes", "watch", "bank", "car", "insurance"),
-)
-
-
-def banners(count: int, rng: np.random.Generator) -> list[Image.Image]:
-    """Advertisements and buttons: words on two colours, all different."""
-    made = []
-    for _ in range(count):
-        width, height = int(rng.integers(100, 300)), int(rng.integers(50, 120))
-        one, two, ink = (tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(3))
-        image = Image.new("RGB", (width, height), one)
-        draw = ImageDraw.Draw(image)
-        left = int(rng.integers(0, width // 2))
-        draw.rectangle((left, 0, left + width // 2, height), fill=two)
-        for _ in range(int(rng.integers(1, 5))):
-            text = " ".join(WORDS[int(i)] for i in rng.integers(0, len(WORDS), 2))
-            place = (int(rng.integers(0, width // 2)), int(rng.integers(0, height - 10)))
-            draw.text(place, text, fill=ink, font=ImageFont.load_default(int(rng.integers(10, 30))))
-        made.append(image)
-    return made
+def textures(count: int, rng: np.random.Generator, side: int = 96) -> list[Image.Image]:
+    """Patches of walls, skies and brush strokes: no two from the same place, none flat."""
+    made: list[Image.Image] = []
+    for _, place in photo_files()[FIRST_SPARE:]:
+        image = shrunk(place, 640)
+        boxes = [(x, y) for x in range(0, image.width - side, side) for y in range(0, image.height - side, side)]
+        for index in rng.permutation(len(boxes))[:10]:
+            x, y = boxes[index]
+            patch = image.crop((x, y, x + side, y + side))
+            if np.asarray(patch.convert("L"), np.float32).std() > 20:
+                made.append(patch)
+    return [made[i] for i in rng.permutation(len(made))[:count]]

@@ -26,6 +26,8 @@ BATCHES = ("2026-01", "2026-02", "2026-03")
 SHARES = (0.45, 0.40, 0.15)
 BLOCKED = "ads.blocked.example"
 WALL_REFERENCES = 10_000
+VERSION = "6"
+"""Of this file and its neighbours: a world of another version is built again."""
 
 TRUTH = pa.schema(
     [
@@ -47,8 +49,8 @@ class Recipe:
 
     cifar: int = 4000
     photos: int = 170
-    emoji: int = 450
-    banners: int = 350
+    emoji: int = 600
+    textures: int = 180
     small_copies: int = 160
     large_copies: int = 64
     exact_copies: int = 40
@@ -57,7 +59,7 @@ class Recipe:
     seeds_a_class: int = 50
     gallery: int = 5000
     test: int = 2000
-    photo_side: int = 512
+    photo_side: int = 384
     seed: int = 0
 
 
@@ -92,7 +94,7 @@ def build(folder: Path, recipe: Recipe = Recipe(), say: Callable[[str], None] = 
     It holds ``sources/BATCH`` (WARC files and lists of live pages), ``seeds`` and ``benchmarks`` (labelled tars),
     ``site.parquet`` (what the server answers), ``blocklist.txt`` and ``truth.parquet``.
     """
-    tag = config.digest([asdict(recipe), "5"])
+    tag = config.digest([asdict(recipe), VERSION])
     if (folder / "built").exists() and (folder / "built").read_text() == tag:
         return folder
     say("building the small web")
@@ -167,7 +169,7 @@ def _pool_pictures(world: World, rng: np.random.Generator, cifar: pictures.Cifar
 
 def _large_pictures(world: World, rng: np.random.Generator) -> list[Original]:
     made = []
-    for name, place in pictures.photo_files()[: world.recipe.photos]:
+    for name, place in pictures.photo_files()[: min(world.recipe.photos, pictures.FIRST_SPARE)]:
         image = pictures.shrunk(place, world.recipe.photo_side)
         batch, answer = _batch(rng), Answer(encode(image, "JPEG", quality=90))
         world.show(batch, "museum.example", f"/{batch}/{name}.jpg", answer, "photo", size="large")
@@ -216,7 +218,7 @@ def _leaks(world: World, rng: np.random.Generator, cifar: pictures.Cifar, test: 
 
 
 def _junk(world: World, rng: np.random.Generator) -> None:
-    made = [*pictures.emoji(world.recipe.emoji, rng), *pictures.banners(world.recipe.banners, rng)]
+    made = [*pictures.emoji(world.recipe.emoji, rng), *pictures.textures(world.recipe.textures, rng)]
     for number, image in enumerate(made):
         batch = _batch(rng)
         world.show(batch, "shop.example", f"/{batch}/junk-{number:04d}.png", Answer(encode(image), "image/png"), "junk")
@@ -226,7 +228,7 @@ def _strangers(world: World, rng: np.random.Generator) -> None:
     """Restricted, broken, odd, bare skin, faces; and a page with ten thousand references."""
     side = world.recipe.photo_side
     # From the end of the list: the museum shows the first ones.
-    spare = [pictures.shrunk(place, 220) for _, place in pictures.photo_files()[-12:]]
+    spare = [pictures.shrunk(place, 220) for _, place in pictures.photo_files()[-9:]]
     first = BATCHES[0]
     for number in range(world.recipe.restricted):
         answer = Answer(encode(spare[0], "JPEG", quality=50 + number))
@@ -234,11 +236,10 @@ def _strangers(world: World, rng: np.random.Generator) -> None:
     for path, answer in hostile.broken(spare[0]).items():
         world.show(first, "broken.example", path, answer, "broken", transformation=path.strip("/"))
     # Mirrored and cut, so that they are not copies of the museum's pictures in the same shape.
-    for path, answer in hostile.odd(spare[-9:]).items():
+    for path, answer in hostile.odd(spare).items():
         world.show(BATCHES[1], "odd.example", path, answer, "odd", size="large", transformation=path.strip("/"))
-    for number, image in enumerate(pictures.plates(6, 256)):
-        answer = Answer(encode(image, "JPEG", quality=92))
-        world.show(BATCHES[1], "plates.example", f"/plate-{number}.jpg", answer, "nsfw", size="large")
+    answer = Answer(encode(pictures.plate(), "JPEG", quality=95))
+    world.show(BATCHES[1], "plates.example", "/walking.jpg", answer, "nsfw", size="large")
     for number, image in enumerate(pictures.faces(max(side, 512))):
         answer = Answer(encode(image, "JPEG", quality=92))
         world.show(BATCHES[1], "people.example", f"/group-{number}.jpg", answer, "face", size="large")

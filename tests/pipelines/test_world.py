@@ -42,7 +42,7 @@ def test_truth_counts_what_the_recipe_says(built: Path) -> None:
     assert kinds["cifar"] == recipe.cifar
     assert kinds["copy"] == recipe.small_copies + recipe.large_copies
     assert kinds["leak"] == recipe.leaks
-    assert kinds["junk"] == recipe.emoji + recipe.banners
+    assert kinds["junk"] == recipe.emoji + recipe.textures
     assert kinds["odd"] == 9
 
 
