@@ -9,25 +9,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ALIGNMENTS = (0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.92, 0.94, 0.96, 0.98)
+TRADES = (0.0, 0.05, 0.1, 0.15, 0.2)
+ALIGNMENTS = tuple(np.concatenate([np.arange(0.8, 0.95, 0.01), np.arange(0.95, 1.03, 0.0025)]).round(4).tolist())
 SIMILARITIES = (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-_STEP = 0.05
 
 
 @dataclass(frozen=True)
 class CopyRule:
     """A pair is a copy where its similarity exceeds ``similarity``, or where it exceeds ``aligned_similarity`` and its
-    alignment exceeds ``alignment``. The paper's rule is ``CopyRule(0.6)`` (appendix A.3).
+    alignment exceeds ``alignment``, less ``trade`` for each unit of similarity over ``aligned_similarity``: the more
+    alike two images are to the network, the less their pixels must prove. The paper's rule is ``CopyRule(0.6)``
+    (appendix A.3).
     """
 
     similarity: float
     aligned_similarity: float = 1.0
     alignment: float = 1.0
+    trade: float = 0.0
 
     def accepts(self, similarity: np.ndarray, alignment: np.ndarray) -> np.ndarray:
         """bool [P] for float [P] scores; an alignment that was not computed (nan) confirms nothing."""
         sure: np.ndarray = similarity > self.similarity
-        return sure | ((similarity > self.aligned_similarity) & (alignment > self.alignment))
+        over = similarity - self.aligned_similarity
+        return sure | ((over > 0) & (alignment + self.trade * over > self.alignment))
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def expected_precision(recall: float, false_rate: float, unrelated_per_copy: flo
 def fit(
     copies: Scores, others: Scores, *, compared: int, unrelated_per_copy: float, precision: float, floor: float
 ) -> Fit:
-    """The rule that finds most of ``copies`` at the wanted precision, the strictest of equals.
+    """The rule that finds most of ``copies`` at the wanted precision, the most precise of equals.
 
     Args:
         copies: pairs known to be copies, whatever their scores.
@@ -72,10 +76,10 @@ def fit(
         # One more than seen: with none seen, the rate is not known to be zero.
         false_rate = (float(rule.accepts(others.similarity, others.alignment).sum()) + 1) / max(compared, 1)
         reached = expected_precision(recall, false_rate, unrelated_per_copy)
-        strictness = rule.similarity + rule.aligned_similarity + rule.alignment
+        strictness = rule.similarity + rule.alignment - rule.trade
         enough = reached >= precision
         # Until the precision is reached it decides; afterwards recall does.
-        key = (1.0, recall, strictness) if enough else (0.0, reached, strictness)
+        key = (1.0, recall, reached, strictness) if enough else (0.0, reached, recall, strictness)
         if best is None or key > best[0]:
             best = key, Fit(rule, recall, reached)
     assert best is not None
@@ -85,7 +89,4 @@ def fit(
 def _candidates(floor: float) -> list[CopyRule]:
     sure = [s for s in SIMILARITIES if s > floor] + [1.0]
     rules = [CopyRule(s) for s in sure]
-    for similarity in sure:
-        steps = np.arange(floor, similarity - _STEP / 2, _STEP).round(4).tolist()
-        rules += [CopyRule(similarity, low, alignment) for low in steps for alignment in ALIGNMENTS]
-    return rules
+    return rules + [CopyRule(s, floor, alignment, trade) for s in sure for trade in TRADES for alignment in ALIGNMENTS]

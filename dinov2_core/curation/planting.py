@@ -18,7 +18,8 @@ def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     share = float(np.sqrt(rng.uniform(0.8, 0.95)))
     width, height = max(1, round(image.width * share)), max(1, round(image.height * share))
     left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
-    return image.crop((left, top, left + width, top + height))
+    part = image.crop((left, top, left + width, top + height))
+    return part.resize(image.size, Image.Resampling.BICUBIC) if rng.random() < 0.5 else part
 
 
 def _resize(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -27,8 +28,12 @@ def _resize(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _jpeg(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return _encoded(image, int(rng.integers(35, 60)))
+
+
+def _encoded(image: Image.Image, quality: int) -> Image.Image:
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=int(rng.integers(35, 60)))
+    image.save(out, "JPEG", quality=quality)
     return Image.open(out).convert("RGB")
 
 
@@ -75,5 +80,10 @@ EDITS: Mapping[str, Edit] = {
 
 
 def plant(pixels: np.ndarray, kind: str, seed: int) -> np.ndarray:
-    """A copy of uint8 H×W×3 ``pixels``: uint8 H'×W'×3, the same for the same seed."""
-    return np.asarray(EDITS[kind](Image.fromarray(pixels), np.random.default_rng(seed)))
+    """A copy of uint8 H×W×3 ``pixels``: uint8 H'×W'×3, the same for the same seed.
+
+    Whatever was done to it, a copy on the web was saved once more; small pictures suffer from that most.
+    """
+    rng = np.random.default_rng(seed)
+    made = EDITS[kind](Image.fromarray(pixels), rng)
+    return np.asarray(made if kind == "jpeg" else _encoded(made, int(rng.integers(80, 96))))

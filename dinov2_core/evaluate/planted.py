@@ -117,8 +117,9 @@ def score(truth: Sequence[Row], outcome: Outcome) -> list[Score]:
         ("face", _faces),
     ]
     scores += [function(kinds[kind], outcome, truth) for kind, function in asked if kinds[kind]]
-    for size in ("small", "large"):
-        copies = [row for row in kinds["copy"] if row["size"] == size]
+    sizes = sorted({row["size"] for row in kinds["copy"]}, reverse=True)
+    for size in [*sizes, "all"] if len(sizes) > 1 else sizes:
+        copies = [row for row in kinds["copy"] if size in (row["size"], "all")]
         if copies:
             scores.append(_copies(copies, size, [r for r in truth if r["kind"] in ORDINARY], outcome))
     scores += [_leaks(kinds["leak"], outcome)] if kinds["leak"] else []
@@ -241,9 +242,9 @@ def _joined_pairs(rows: Sequence[Row], groups: Mapping[str, str | None], size: s
     for members in families.values():
         large = [m for m in members.values() if m[1] == "large"]
         small = [m for m in members.values() if m[1] != "large"]
-        chosen = large if size == "large" else small
+        chosen = {"large": large, "small": small, "all": small + large}[size]
         together = sum(_pairs(n) for n in Counter(family for family, _ in chosen).values())
-        mixed = 0 if size == "large" else len(large) * len(small)
+        mixed = len(large) * len(small) if size == "small" else 0
         right += together
         wrong += _pairs(len(chosen)) - together + mixed
     return right, wrong

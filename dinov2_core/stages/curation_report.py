@@ -201,7 +201,8 @@ def _thresholds(run: StageRun) -> list[Threshold]:
 def _said(rule: Mapping[str, float]) -> str:
     said = [f"similarity > {rule['similarity']:g}"] if rule["similarity"] < 1 else []
     if rule["aligned_similarity"] < 1:
-        said.append(f"similarity > {rule['aligned_similarity']:g} and aligned pixels > {rule['alignment']:g}")
+        less = f" - {rule['trade']:g} × the similarity over that" if rule["trade"] else ""
+        said.append(f"similarity > {rule['aligned_similarity']:g} and aligned pixels > {rule['alignment']:g}{less}")
     return ", or ".join(said) or "nothing is a copy"
 
 

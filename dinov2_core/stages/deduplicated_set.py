@@ -35,7 +35,7 @@ class Params:
     threshold: float = 0.6
     benchmark_threshold: float = 0.45
     calibrate: bool = False
-    sample: int = 400
+    sample: int = 800
     precision: float = 0.9
     benchmark_precision: float = 0.5
     copy_share: float = 0.05

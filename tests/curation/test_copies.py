@@ -115,6 +115,12 @@ def test_a_rule_takes_sure_pairs_and_aligned_ones() -> None:
     assert CopyRule(0.6).accepts(similarity, alignment).tolist() == [True, True, True, False, True]
 
 
+def test_the_more_alike_the_less_the_pixels_must_prove() -> None:
+    rule = CopyRule(1.0, 0.5, 0.98, trade=0.2)
+    similarity, alignment = np.array([0.55, 0.55, 0.8, 0.8]), np.array([0.975, 0.965, 0.925, 0.91])
+    assert rule.accepts(similarity, alignment).tolist() == [True, False, True, False]
+
+
 def test_the_fit_finds_most_copies_at_the_wanted_precision() -> None:
     rng = np.random.default_rng(0)
     copies = Scores(rng.uniform(0.5, 0.9, 500), rng.uniform(0.9, 1.0, 500))

@@ -23,10 +23,10 @@ from dinov2_core.storage import Store
 
 SPEC = registry.get("curation_report")
 HOSTILE = '"><script src=http://evil.example/x.js></script>'
-RULE = {"similarity": 0.9, "aligned_similarity": 0.65, "alignment": 0.94}
+RULE = {"similarity": 0.9, "aligned_similarity": 0.65, "alignment": 0.94, "trade": 0.0}
 COUNTS = {
     "rule": RULE,
-    "benchmark_rule": {"similarity": 0.45, "aligned_similarity": 1.0, "alignment": 1.0},
+    "benchmark_rule": {"similarity": 0.45, "aligned_similarity": 1.0, "alignment": 1.0, "trade": 0.0},
     "paper": {"threshold": 0.6, "benchmark_threshold": 0.45},
     "calibration": {
         "recall": 0.95,
