@@ -6,7 +6,10 @@ is the range of all batches: the tags below say so, and the executor puts them o
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -32,11 +35,36 @@ def range_tags(instance: dg.DagsterInstance, batches: Sequence[str]) -> dict[str
     return {ASSET_PARTITION_RANGE_START_TAG: known[0], ASSET_PARTITION_RANGE_END_TAG: known[-1]}
 
 
+PROCESS = "dinov2/process"
+"""Tag of a run: the machine and process that execute it."""
+
+
+def this_process() -> dict[str, str]:
+    """The tag that says who executes a run."""
+    return {PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
+
+
+def end_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs of this machine whose process is gone as failed, and give their pool slots back.
+
+    A killed process cannot say that it ended: its run would show as running for ever, and its slot in a pool would
+    keep every later run waiting.
+    """
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(unfinished):
+        host, _, pid = run.tags.get(PROCESS, "").rpartition(":")
+        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            instance.report_run_failed(run, "the process was killed; a later run goes on from its finished shards")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
 class AllBatchesExecutor(InProcessExecutor):
     """Runs steps one after the other in the run's own process; a run without a partition tag takes every batch."""
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
         data = plan_context.plan_data
+        end_killed_runs(data.instance)
+        data.instance.add_run_tags(data.dagster_run.run_id, this_process())
         tags = data.dagster_run.tags
         partitioned = data.job.get_definition().partitions_def is not None
         if partitioned and not {PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG} & set(tags):

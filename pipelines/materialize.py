@@ -20,7 +20,7 @@ import dagster as dg
 from assets.partitions import CRAWL_BATCHES
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
-from pipelines.all_batches import range_tags
+from pipelines.all_batches import end_killed_runs, range_tags, this_process
 from pipelines.definitions import build_defs
 from pipelines.resources.lake import Lake
 
@@ -54,11 +54,13 @@ def execute(
 ) -> Any:
     """Run a job in this process and return Dagster's result; failures are in it, not raised."""
     defs = definitions or build_defs()
+    end_killed_runs(on)
+    tags = {**(tags or {}), **this_process()}
     if partition:
         on.add_dynamic_partitions(str(CRAWL_BATCHES.name), [partition])
     else:
         # Executing in this process bypasses the jobs' executor, which would do the same.
-        tags = {**(tags or {}), **range_tags(on, Lake.from_environment().batches())}
+        tags = {**tags, **range_tags(on, Lake.from_environment().batches())}
     return defs.resolve_job_def(job).execute_in_process(
         instance=on,
         partition_key=partition,

@@ -14,8 +14,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import dagster as dg
-
 from dinov2_core import parts, stage
 from dinov2_core.errors import UserError
 from dinov2_core.manifest import WHOLE
@@ -25,8 +23,6 @@ from pipelines import materialize
 from pipelines.demo import summary, web, world
 from pipelines.demo.timing import Timings
 from pipelines.resources.lake import Lake
-
-TAG = {"dinov2/demo": "true"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,8 +58,7 @@ def _run(recipe: world.Recipe, started: float) -> int:
     else:
         _say("the crawl may reach this machine's own web server: `hosts` in params.yaml sends every name there")
         with web.serve(place / "site.parquet", _port(lake)), materialize.instance() as on:
-            _end_killed_runs(on)
-            result = materialize.execute("full_pipeline", on=on, tags=TAG)
+            result = materialize.execute("full_pipeline", on=on)
         inside = timings.collect(result)
         problems = materialize.failures(result)
         for line in problems:
@@ -119,13 +114,6 @@ def version_data(base: str) -> None:
     if ended.returncode:
         lines = (ended.stderr + ended.stdout).strip().splitlines() or ["no message"]
         raise UserError(f"`dvc commit` failed: {lines[-1]}", todo="mend it and run `make demo` again")
-
-
-def _end_killed_runs(on: dg.DagsterInstance) -> None:
-    # A killed process cannot say that it ended; its runs would show as running for ever.
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING], tags=TAG)
-    for run in on.get_runs(unfinished):
-        on.report_run_failed(run, "the process was killed; a later run goes on from its finished shards")
 
 
 def _say(text: str) -> None:

@@ -19,18 +19,15 @@ pytestmark = pytest.mark.slow
 
 def kill_when(tiny: Tiny, reached: Callable[[Path], bool]) -> None:
     """Start the demo and kill it, workers and all, once ``reached`` says so."""
-    process = subprocess.Popen(
-        tiny.command(),
-        cwd=tiny.folder,
-        env=tiny.env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    until = time.monotonic() + 300
+    log = tiny.folder / "log.txt"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            tiny.command(), cwd=tiny.folder, env=tiny.env, stdout=out, stderr=out, start_new_session=True
+        )
+    until = time.monotonic() + 150
     while not reached(tiny.data):
-        assert process.poll() is None, process.stderr.read().decode()[-3000:] if process.stderr else ""
-        assert time.monotonic() < until, "the place to kill at was never reached"
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < until, f"the place to kill at was never reached: {log.read_text()[-1000:]}"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
