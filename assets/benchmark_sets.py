@@ -21,3 +21,13 @@ labelled_check = table_check(
         warn("ExpectColumnValuesToNotBeNull", column="label"),
     ],
 )
+
+copy_embeddings_check = table_check(
+    "benchmark_sets",
+    "copy_embeddings",
+    [
+        error("ExpectColumnValuesToNotBeNull", column="image_id"),
+        error("ExpectColumnValuesToBeUnique", column="image_id"),
+        error("ExpectColumnValuesToBeBetween", column="norm", min_value=0.99, max_value=1.01),
+    ],
+)

@@ -19,3 +19,13 @@ clusters_check = table_check(
         error("ExpectColumnValuesToBeBetween", column="similarity", min_value=-1.01, max_value=1.01),
     ],
 )
+
+centroids_check = table_check(
+    "clusters",
+    "centroids",
+    [
+        error("ExpectTableRowCountToBeBetween", min_value=1),
+        error("ExpectColumnValuesToBeUnique", column="image_id"),
+        error("ExpectColumnValuesToBeBetween", column="norm", min_value=0, max_value=1.01),
+    ],
+)

@@ -20,6 +20,7 @@ from dinov2_core.evaluate.features import extract, pixel_features
 from dinov2_core.evaluate.knn import knn_predict
 from dinov2_core.evaluate.linear import linear_probe
 from dinov2_core.images.pool import load_pool
+from dinov2_core.progress import track
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import training
 
@@ -108,7 +109,7 @@ def _evaluate(
     }
     features[PIXELS] = pixel_features(images["train"], images["test"])
     right: dict[str, dict[str, np.ndarray]] = {"knn": {}, "linear": {}}
-    for model, (train, test) in features.items():
+    for model, (train, test) in track(features.items(), f"{run.where}: {dataset}: models", len(features)):
         votes = knn_predict(
             train, torch.from_numpy(labels["train"]), test, k=params.k, temperature=params.temperature
         ).numpy()
