@@ -97,7 +97,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     if workers not in _pools:
         # Threads and fork do not mix; a fork server starts clean and forks quickly.
         context = multiprocessing.get_context("forkserver")
-        _pools[workers] = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        _pools[workers] = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(dict(os.environ),)
+        )
     return _pools[workers]
 
 
@@ -113,7 +115,9 @@ def close_pools() -> None:
     _pools.clear()
 
 
-def _start_worker() -> None:
+def _start_worker(environment: dict[str, str]) -> None:
+    # The fork server may be older than this program's settings: credentials, the folder of parts.
+    os.environ.update(environment)
     # One thread a process: two processes with two threads each on two cores are slower than either.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"

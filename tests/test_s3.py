@@ -22,7 +22,7 @@ from PIL import Image
 
 from dinov2_core import manifest, stage
 from dinov2_core.errors import DamagedDataError
-from dinov2_core.shard_map import ProcessShardMap
+from dinov2_core.shard_map import ProcessShardMap, close_pools
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
 from tests.pipelines.tiny import free_port
@@ -235,6 +235,7 @@ def test_a_mistyped_bucket_is_one_clear_line_and_is_not_made(environment: dict[s
 
 
 def test_stages_run_on_a_bucket_and_are_up_to_date_afterwards(s3: Store) -> None:
+    close_pools()  # workers of earlier tests do not know this server's credentials
     rng = np.random.default_rng(0)
     for label in ("cat", "dog"):
         for number in range(4):

@@ -21,6 +21,10 @@ def square(task: Any) -> dict[str, Any]:
     return {"square": task["n"] ** 2, "pid": os.getpid()}
 
 
+def environment(task: Any) -> dict[str, Any]:
+    return {"value": os.environ.get("DINOV2_TEST_SETTING")}
+
+
 def die(task: Any) -> dict[str, Any]:
     if task["n"] == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -44,6 +48,13 @@ def test_a_dead_worker_is_named_and_the_next_call_works() -> None:
     with pytest.raises(UserError, match=r"a worker process died.*run the same command again"):
         list(ProcessShardMap(2).map(die, [{"n": n, "key": f"{n:03d}"} for n in range(4)]))
     assert len(list(ProcessShardMap(2).map(square, [{"n": 1}]))) == 1
+
+
+def test_new_workers_see_the_environment_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    list(ProcessShardMap(2).map(square, [{"n": 1}]))
+    monkeypatch.setenv("DINOV2_TEST_SETTING", "late")
+    close_pools()
+    assert [r["value"] for _, r in ProcessShardMap(2).map(environment, [{}])] == ["late"]
 
 
 def test_workers_end_when_their_program_is_killed() -> None:
