@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,32 @@ from dagster._core.storage.tags import (
 )
 
 from assets.partitions import CRAWL_BATCHES
+from dinov2_core.errors import UserError
+from dinov2_core.stages import registry
 from pipelines.resources.lake import Lake
 
 
-def range_tags(instance: dg.DagsterInstance, batches: Sequence[str]) -> dict[str, str]:
-    """Register ``batches`` and return the tags of a run over all registered ones; empty where there are none."""
+def range_tags(instance: dg.DagsterInstance, lake: Lake, steps: Iterable[str]) -> dict[str, str]:
+    """Register the lake's batches and return the tags of a run over all registered ones.
+
+    Empty where none of ``steps`` (asset names) is partitioned.
+
+    Raises:
+        UserError: a step needs batches and there are none.
+    """
+    needing = [name for name in steps if name in registry.STAGES and registry.get(name).partitioned]
+    if not needing:
+        return {}
     name = str(CRAWL_BATCHES.name)
-    instance.add_dynamic_partitions(name, list(batches))
+    instance.add_dynamic_partitions(name, lake.batches())
     # A range follows the order in which partitions were registered, not the alphabet.
     known = instance.get_dynamic_partitions(name)
     if not known:
-        return {}
+        raise UserError(
+            "there is no crawl batch",
+            where=needing[0],
+            todo=f"put a folder with page archives, lists or images below the sources of {lake.data_root}",
+        )
     return {ASSET_PARTITION_RANGE_START_TAG: known[0], ASSET_PARTITION_RANGE_END_TAG: known[-1]}
 
 
@@ -68,7 +83,7 @@ class AllBatchesExecutor(InProcessExecutor):
         tags = data.dagster_run.tags
         partitioned = data.job.get_definition().partitions_def is not None
         if partitioned and not {PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG} & set(tags):
-            added = range_tags(data.instance, Lake.from_environment().batches())
+            added = range_tags(data.instance, Lake.from_environment(), execution_plan.step_keys_to_execute)
             data.instance.add_run_tags(data.dagster_run.run_id, added)
             run = data.dagster_run.with_tags({**tags, **added})
             plan_context._plan_data = data._replace(dagster_run=run)

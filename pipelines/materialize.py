@@ -60,7 +60,7 @@ def execute(
         on.add_dynamic_partitions(str(CRAWL_BATCHES.name), [partition])
     else:
         # Executing in this process bypasses the jobs' executor, which would do the same.
-        tags = {**tags, **range_tags(on, Lake.from_environment().batches())}
+        tags = {**tags, **range_tags(on, Lake.from_environment(), selection or registry.STAGES)}
     return defs.resolve_job_def(job).execute_in_process(
         instance=on,
         partition_key=partition,
