@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -78,7 +79,7 @@ def _record(kind: str, url: str | None, body: bytes, content_type: str) -> bytes
         "WARC/1.1",
         f"WARC-Type: {kind}",
         "WARC-Date: 2026-01-01T00:00:00Z",
-        f"WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-{abs(hash_of(body)):012x}>",
+        f"WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-{hash_of(body):012x}>",
         *([f"WARC-Target-URI: {url}"] if url else []),
         f"Content-Type: {content_type}",
         f"Content-Length: {len(body)}",
@@ -88,6 +89,4 @@ def _record(kind: str, url: str | None, body: bytes, content_type: str) -> bytes
 
 def hash_of(body: bytes) -> int:
     """A number of 48 bits that is the same on every machine (``hash`` is salted)."""
-    import zlib
-
     return (zlib.crc32(body) << 16) | (zlib.adler32(body) & 0xFFFF)

@@ -5,7 +5,9 @@ Everything is drawn with one seed: the same recipe gives the same bytes. The fol
 
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 
 from dinov2_core import config
 from dinov2_core.images.shards import image_id
+from dinov2_core.progress import track
 from pipelines.demo import hostile, pictures, site
 from pipelines.demo.hostile import Answer
 from pipelines.demo.pictures import CLASSES, encode
@@ -155,7 +158,7 @@ class Original:
 
 def _pool_pictures(world: World, rng: np.random.Generator, cifar: pictures.Cifar, pool: np.ndarray) -> list[Original]:
     made = []
-    for number, index in enumerate(pool):
+    for number, index in enumerate(track(pool, "building the small web: pictures")):
         pixels, label = cifar.train[index], CLASSES[cifar.train_labels[index]]
         batch = _batch(rng)
         as_jpeg = rng.random() < 0.3
@@ -169,7 +172,8 @@ def _pool_pictures(world: World, rng: np.random.Generator, cifar: pictures.Cifar
 
 def _large_pictures(world: World, rng: np.random.Generator) -> list[Original]:
     made = []
-    for name, place in pictures.photo_files()[: min(world.recipe.photos, pictures.FIRST_SPARE)]:
+    files = pictures.photo_files()[: min(world.recipe.photos, pictures.FIRST_SPARE)]
+    for name, place in track(files, "building the small web: photos"):
         image = pictures.shrunk(place, world.recipe.photo_side)
         batch, answer = _batch(rng), Answer(encode(image, "JPEG", quality=90))
         world.show(batch, "museum.example", f"/{batch}/{name}.jpg", answer, "photo", size="large")
@@ -247,9 +251,6 @@ def _strangers(world: World, rng: np.random.Generator) -> None:
 
 def _write_set(folder: Path, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
     """A labelled set as one tar: ``KEY.png`` beside ``KEY.cls``."""
-    import io
-    import tarfile
-
     folder.mkdir(parents=True)
     with tarfile.open(folder / "images-00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for index in indices:
