@@ -13,8 +13,10 @@ help: ## list the targets
 setup: .venv/ready ## make .venv with everything pinned (uv), in under two minutes on a warm cache
 
 .venv/ready: requirements.lock pyproject.toml
-	@command -v uv >/dev/null || python3 -m pip install --quiet uv
-	@test -x $(PYTHON) || uv venv --quiet --python '>=3.11' .venv
+	@# Python alone is enough: where there is no uv, the environment brings its own.
+	@test -x $(PYTHON) || if command -v uv >/dev/null; then uv venv --quiet --python '>=3.11' .venv; \
+		else python3 -m venv .venv; fi
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet uv
 	@# A cached index page may be older than the lock: ask again before giving up.
 	uv pip install --quiet --python $(PYTHON) --requirement requirements.lock || \
 		uv pip install --quiet --refresh --python $(PYTHON) --requirement requirements.lock
