@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from dinov2_core import __version__, manifest, parts, stage, story
+from dinov2_core import __version__, commands, manifest, parts, stage, story
 from dinov2_core.errors import ConfigError, UserError
 from dinov2_core.manifest import WHOLE
 from dinov2_core.shard_map import ProcessShardMap, close_pools
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--root", default=os.environ.get("DATA_ROOT", "data"), help="data root: a folder or s3://…")
     four = verb("parts", fetch_parts)
     four.add_argument("names", nargs="*", help="all where left out")
+    commands.register_all(verbs)
     return parser
 
 
