@@ -21,18 +21,23 @@ class Mlp(nn.Module):
 class SwiGlu(nn.Module):
     """``w3(silu(a) · b)`` with ``a, b`` the halves of ``w12(x)`` (arXiv 2002.05202); keys ``w12``, ``w3``.
 
-    ``hidden`` is the width of an MLP with as many parameters; the gate takes 2/3 of it, rounded up to a multiple of 8.
+    ``hidden`` is the width of an MLP with as many parameters; the gate has :func:`swiglu_width` units.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        width = (int(hidden * 2 / 3) + 7) // 8 * 8
+        width = swiglu_width(hidden)
         self.w12 = nn.Linear(dim, 2 * width)
         self.w3 = nn.Linear(width, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)
+
+
+def swiglu_width(hidden: int) -> int:
+    """Units of the gate: two thirds of ``hidden``, rounded up to a multiple of 8."""
+    return (int(hidden * 2 / 3) + 7) // 8 * 8
 
 
 FEED_FORWARD = {"mlp": Mlp, "swiglu": SwiGlu}

@@ -41,6 +41,57 @@ def interpolate(pos_embed: Tensor, rows: int, columns: int, *, square: bool, off
     return torch.cat([pos_embed[:, :1], flat], dim=1)
 
 
+def interpolate_by_matrices(
+    pos_embed: Tensor, rows: Tensor, columns: Tensor, *, offset: float, antialias: bool
+) -> Tensor:
+    """:func:`interpolate` from plain arithmetic, for graphs in which the grid is known only when they run.
+
+    Exported graphs have no resize operator that gives torch's numbers in both flavours; two matrix products do.
+
+    Args:
+        rows, columns: 1-d tensors ``0, 1, …``, one number a row and a column of patches.
+
+    Returns:
+        ``[1, 1 + rows·columns, D]`` float32.
+    """
+    grid = math.isqrt(pos_embed.shape[1] - 1)
+    patches = pos_embed[0, 1:].float().reshape(grid, grid, -1)
+    # At the stored grid the positions are used as they are, which an offset would prevent.
+    stored = (rows[-1] + 1 == grid) & (columns[-1] + 1 == grid)
+    added = torch.where(stored, 0.0, offset)
+    down = _bicubic(rows, grid, added, antialias=antialias)
+    across = _bicubic(columns, grid, added, antialias=antialias)
+    resized = torch.einsum("rg,ghd,ch->rcd", down, patches, across)
+    return torch.cat([pos_embed[:, :1].float(), resized.flatten(0, 1)[None]], dim=1)
+
+
+def _bicubic(index: Tensor, grid: int, offset: Tensor, *, antialias: bool) -> Tensor:
+    """``[n, grid]``: the weight of each stored position in each of n resized ones, as ``F.interpolate`` has them."""
+    index = index.float()
+    step = grid / (index[-1] + 1 + offset)
+    centre = (index + 0.5) * step
+    stored = torch.arange(grid, device=index.device)
+    if antialias:
+        # The kernel widens with the step when positions are thinned out, and is cut off and rescaled at the border.
+        distance = (stored + 0.5 - centre[:, None]) / step.clamp(min=1)
+        weights = _cubic(distance, -0.5)
+        return weights / weights.sum(dim=1, keepdim=True)
+    # Four neighbours; those outside the grid count for the border.
+    first = torch.floor(centre - 0.5)
+    taps = first[:, None] + torch.arange(-1, 3, device=index.device)
+    weights = _cubic(taps + 0.5 - centre[:, None], -0.75)
+    hits = taps.clamp(0, grid - 1)[:, :, None] == stored
+    return (weights[:, :, None] * hits).sum(dim=1)
+
+
+def _cubic(distance: Tensor, a: float) -> Tensor:
+    """Keys's cubic convolution kernel (IEEE TASSP 29:1153, 1981) with parameter ``a``; zero from 2 on."""
+    x = distance.abs()
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
 def sines(grid: int, dim: int) -> Tensor:
     """Sines and cosines of row and column at wavelengths from 2π to 20,000π patches: ``[grid · grid, dim]``."""
     if dim % 4:

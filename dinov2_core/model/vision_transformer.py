@@ -90,6 +90,9 @@ class VisionTransformer(nn.Module):
 
     def init_weights(self) -> None:
         """Truncated normal of 0.02 for linear layers (and positions), 1e-6 for class and register tokens."""
+        if self.pos_embed.is_meta:
+            # Nothing to fill, and ``normal_`` would import torch's compiler for it: seconds.
+            return
         if self.config.pos_init == "sines":
             with torch.no_grad():
                 grid = self.config.image_size // self.config.patch
