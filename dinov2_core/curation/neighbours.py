@@ -1,81 +1,108 @@
-"""Exact nearest neighbours by cosine, in blocks of bounded memory.
+"""Nearest neighbours by cosine, exact or approximate, in blocks of bounded memory.
 
-Results do not depend on block size or threads: matrix products only nominate pairs, whose similarity is then computed
-again one by one in float64. What neighbours are used for does not belong here.
+Similarities are computed pair by pair in float64, whoever nominates the pairs, so results do not depend on block size,
+threads or device. What neighbours are used for does not belong here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
-import faiss
 import numpy as np
 
-_SLACK = 1e-4
-"""By how much a float32 product over unit vectors may differ from the float64 one."""
+from dinov2_core.curation import search_faiss
+from dinov2_core.curation.search_exact import BlockSearch, Lowered, Precision, lowered_block, pool_blocks
+from dinov2_core.curation.search_pairs import Neighbours, pair_similarity, ranked
+from dinov2_core.curation.vectors import Rows, rows_of
 
+__all__ = ["NeighbourSearch", "Neighbours", "choose", "measured_recall", "pair_similarity"]
 
-@dataclass(frozen=True)
-class Neighbours:
-    """Pairs ordered by query, then similarity (falling), then pool index: int64 [P], int64 [P], float32 [P]."""
-
-    query: np.ndarray
-    pool: np.ndarray
-    similarity: np.ndarray
+Kind = Literal["exact", "flat", "ivf", "ivf-pq"]
+EXACT_WORK = 1e16
+"""Multiplications up to which search is exact by default: half a day of two cores, minutes of a GPU."""
+_KEPT_BYTES = 1 << 30
+"""A pool of no more than this many bytes is rounded once and kept, a larger one for every block of queries."""
 
 
 @dataclass(frozen=True)
 class NeighbourSearch:
-    """Searches ``pool``, float32 [M, D] with rows of unit length. ``block`` rows of queries × pool are held at once."""
+    """Searches ``pool``, [M, D] with rows of unit length: a float32 array, or rows on disk.
 
-    pool: np.ndarray
-    block: int = 4096
+    ``block`` queries are compared with four times as many pool rows at once, 16 bits a pair: with ``probes`` and the
+    index of the approximate kinds, the only settings that memory depends on.
 
-    def above(self, queries: np.ndarray, threshold: float, k: int) -> Neighbours:
-        """The at most ``k`` pool rows of each query (float32 [N, D]) with cosine over ``threshold``."""
-        found_q, found_p = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for q in range(0, len(queries), self.block):
-            for p in range(0, len(self.pool), self.block):
-                product = queries[q : q + self.block] @ self.pool[p : p + self.block].T
-                rows, columns = np.nonzero(product > threshold - _SLACK)
-                found_q.append(rows + q)
-                found_p.append(columns + p)
-        ordered = self._ordered(queries, np.concatenate(found_q), np.concatenate(found_p))
-        return _first(ordered, k, threshold)
+    Args:
+        kind: ``exact``; or nominated by a Faiss index: ``flat`` (exact but for rounding), ``ivf``, ``ivf-pq``.
+        precision: what ``exact`` multiplies in at first; the result is the same.
+        device: of ``exact``: ``cpu`` or ``cuda``.
+        probes: lists that the approximate kinds look into.
+    """
 
-    def top(self, queries: np.ndarray, k: int) -> Neighbours:
-        """The ``k`` nearest pool rows (all where the pool is smaller) of each query, float32 [N, D]."""
-        if not len(self.pool) or not len(queries):
-            nothing = np.zeros(0, np.int64)
-            return Neighbours(nothing, nothing, np.zeros(0, np.float32))
-        index = faiss.IndexFlatIP(self.pool.shape[1])
-        index.add(np.ascontiguousarray(self.pool))
-        # A few more than asked, so that rounding cannot push a true neighbour out.
-        wide = min(k + 4, len(self.pool))
-        _, near = index.search(np.ascontiguousarray(queries), wide)
-        rows = np.repeat(np.arange(len(queries)), wide)
-        return _first(self._ordered(queries, rows, near.reshape(-1).astype(np.int64)), k, -np.inf)
+    pool: Rows
+    block: int = 2048
+    kind: Kind = "exact"
+    precision: Precision = "auto"
+    device: str = "cpu"
+    probes: int = 32
+    _kept: dict[int, Lowered] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def _ordered(self, queries: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Neighbours:
-        similarity = pair_similarity(queries, self.pool, rows, columns)
-        order = np.lexsort((columns, -similarity, rows))
-        return Neighbours(rows[order], columns[order], similarity[order])
+    def above(self, queries: Rows, threshold: float, k: int) -> Neighbours:
+        """The at most ``k`` pool rows of each query ([N, D]) with cosine over ``threshold``."""
+        return Neighbours.joined(self.stream(queries, k, threshold))
+
+    def top(self, queries: Rows, k: int) -> Neighbours:
+        """The ``k`` nearest pool rows (all where the pool is smaller) of each query, [N, D]."""
+        return Neighbours.joined(self.stream(queries, k))
+
+    def stream(self, queries: Rows, k: int, threshold: float = -np.inf) -> Iterator[Neighbours]:
+        """The neighbours of one block of queries after another; ``query`` counts from the first of all."""
+        if not len(self.pool) or k < 1:
+            return
+        size = min(self.block, 65535)
+        for start in range(0, len(queries), size):
+            some = rows_of(queries, start, min(start + size, len(queries)))
+            found = self._exact(some, k, threshold) if self.kind == "exact" else self._indexed(some, k, threshold)
+            yield Neighbours(found.query + start, found.pool, found.similarity)
+
+    def _exact(self, queries: np.ndarray, k: int, threshold: float) -> Neighbours:
+        search = BlockSearch(queries, self.pool, k=k, threshold=threshold, precision=self.precision, device=self.device)
+        keep = 4 * len(self.pool) * self.pool.shape[1] <= _KEPT_BYTES
+        for start, stop in pool_blocks(self.pool, 4 * self.block):
+            part = self._kept.get(start)
+            if part is None:
+                part = lowered_block(self.pool, start, stop, self.precision, self.device)
+                if keep:
+                    self._kept[start] = part
+            search.look(start, part)
+        return search.result()
+
+    def _indexed(self, queries: np.ndarray, k: int, threshold: float) -> Neighbours:
+        # More than asked, so that what the index ranks wrongly can be put right.
+        near = self._index.search(queries, min(search_faiss.widened(self.kind, k), len(self.pool)))
+        rows, columns = np.nonzero(near >= 0)
+        return ranked(queries, self.pool, rows, near[rows, columns], k=k, threshold=threshold)
+
+    @cached_property
+    def _index(self) -> search_faiss.Index:
+        return search_faiss.Index(self.kind, self.pool, probes=self.probes)
 
 
-def pair_similarity(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Cosines of ``a[rows[i]]`` and ``b[columns[i]]``, summed in float64: float32 [P]."""
-    out = np.zeros(len(rows), np.float32)
-    for start in range(0, len(rows), 65536):
-        part = slice(start, start + 65536)
-        left, right = a[rows[part]].astype(np.float64), b[columns[part]].astype(np.float64)
-        out[part] = (left * right).sum(axis=1)
-    return out
+def choose(pool: int, queries: int, dim: int, *, work: float = EXACT_WORK, memory: int = 8 << 30) -> Kind:
+    """The kind for a pool and a number of queries: exact up to ``work`` multiplications, then what ``memory`` holds."""
+    if float(pool) * queries * dim <= work:
+        return "exact"
+    return "ivf" if 4 * pool * dim <= memory else "ivf-pq"
 
 
-def _first(found: Neighbours, k: int, threshold: float) -> Neighbours:
-    """The first ``k`` of each query among those over ``threshold``."""
-    starts = np.flatnonzero(np.diff(found.query, prepend=-1))
-    lengths = np.diff(np.append(starts, len(found.query)))
-    rank = np.arange(len(found.query)) - np.repeat(starts, lengths)
-    kept = (rank < k) & (found.similarity > threshold)
-    return Neighbours(found.query[kept], found.pool[kept], found.similarity[kept])
+def measured_recall(search: NeighbourSearch, queries: Rows, k: int, *, sample: int = 200, seed: int = 0) -> float:
+    """The share of the exact ``k`` nearest that ``search`` finds, on ``sample`` of the queries."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(queries))[:sample])
+    some = np.asarray(queries[chosen], dtype=np.float32)
+    found, exact = search.top(some, k), NeighbourSearch(search.pool, search.block).top(some, k)
+    if not len(exact.query):
+        return 1.0
+    pairs = [n.query * len(search.pool) + n.pool for n in (exact, found)]
+    return float(np.isin(*pairs).mean())

@@ -1,16 +1,40 @@
 """Embeddings between tables (float16 lists beside ids) and matrices (float32), in one place.
 
-How they are computed or compared does not belong here.
+How they are computed or compared does not belong here; matrices that do not fit in memory are in ``disk_vectors``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from dinov2_core import tables
+
+
+class Rows(Protocol):
+    """What searches read: a float32 array [N, D], or anything that gives its rows a block at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray: ...
+
+
+def rows_of(matrix: Rows, start: int, stop: int) -> np.ndarray:
+    """Rows ``start`` to ``stop``: float32 [stop − start, D]."""
+    return np.asarray(matrix[start:stop], dtype=np.float32)
+
+
+def take(matrix: Rows, indices: np.ndarray) -> np.ndarray:
+    """The rows at ``indices``, int [P]: float32 [P, D]."""
+    if isinstance(matrix, np.ndarray):
+        return matrix.take(indices, axis=0)
+    return np.asarray(matrix[indices], dtype=np.float32)
 
 
 def to_table(ids: Sequence[str], matrix: np.ndarray) -> pa.Table:
@@ -23,12 +47,18 @@ def to_table(ids: Sequence[str], matrix: np.ndarray) -> pa.Table:
 
 def from_table(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """``(ids, matrix)``: object [N] and float32 [N, D], rows of unit length again after their rounding to float16."""
-    width = table.schema.field("embedding").type.list_size
-    column = table.column("embedding").combine_chunks()
-    flat = column.flatten() if len(table) else pa.array([], pa.float16())
-    matrix = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
     ids = np.array(table.column("image_id").to_pylist(), dtype=object)
-    return ids, unit(matrix)
+    return ids, unit(stored(table))
+
+
+def stored(table: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """The column ``embedding`` as it is stored: float16 [N, D]."""
+    width = table.schema.field("embedding").type.list_size
+    column = table.column("embedding")
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    flat = column.flatten() if len(table) else pa.array([], pa.float16())
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, width)
 
 
 def unit(matrix: np.ndarray) -> np.ndarray:
