@@ -1,39 +1,46 @@
-"""Random crops and their colours, as batched tensor operations on a pool of equally sized images.
+"""What the drawn views do to pixels, as batched tensor operations on any device.
 
-A crop with its flip and its antialiased resize is two small matrices, one a side, so a whole batch is two batched
-products, on CPU or GPU, and so is a blur. Brightness, saturation, hue and gray are one 3 × 3 matrix an image.
-Nothing is drawn here but from the generator given, so a batch is a function of its seed.
+:func:`multi_crop` takes a batch of equally large images: a crop with its flip and its antialiased resize is two small
+matrices, one a side, so a whole batch is two batched products. :func:`finish` takes crops, however they were cut, and
+is the one place where colours, blur and solarisation are computed, for both ways. Nothing is drawn here.
+
+Brightness, contrast and saturation are one 3 × 3 matrix and an offset: without clipping in between they commute, so of
+the random order that torchvision draws only the place of hue is fixed here (last).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov2_core.train.recipe import CropConfig
+from dinov2_core.train.views import Views
 
-_LUMA = (0.299, 0.587, 0.114)
-_ASPECT = (3 / 4, 4 / 3)
+_LUMA = (0.2989, 0.587, 0.114)
+BLUR_TAPS = 9
+"""Width of the blur's kernel in pixels, as in the released code."""
 
 
-def multi_crop(images: Tensor, crops: CropConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The crops of one batch.
+def multi_crop(images: Tensor, views: Views, crops: CropConfig) -> tuple[Tensor, Tensor]:
+    """The crops of a batch of equally large images, on their device.
 
     Args:
-        images: ``[B, 3, S, S]`` uint8.
+        images: ``[n, 3, S, S]`` uint8.
+        views: ``[n, 2 + n_local]``, boxes in pixels of S.
 
     Returns:
-        ``(global [2B, 3, G, G], local [n_local · B, 3, L, L])`` float32, normalised; crop 1 of each image first.
+        ``(global [2n, 3, G, G], local [n_local · n, 3, L, L])`` float32, normalised; crop 1 of each image first.
     """
     pixels = images.float().div_(255)
-    first = _view(pixels, crops.global_size, crops.global_scale, crops, crops.blur[0], 0.0, generator)
-    second = _view(pixels, crops.global_size, crops.global_scale, crops, crops.blur[1], crops.solarize, generator)
-    local = pixels.repeat(crops.locals, 1, 1, 1)
-    if crops.locals:
-        local = _view(local, crops.local_size, crops.local_scale, crops, crops.blur[2], 0.0, generator)
-    return torch.cat([first, second]), local
+    made = []
+    for part, size in ((views[:, :2].by_view(), crops.global_size), (views[:, 2:].by_view(), crops.local_size)):
+        many = pixels.repeat(len(part.flip) // len(pixels), 1, 1, 1)
+        made.append(normalize(finish(resized_crop(many, part, size), part), crops))
+    return made[0], made[1]
 
 
 def normalize(pixels: Tensor, crops: CropConfig) -> Tensor:
@@ -42,41 +49,93 @@ def normalize(pixels: Tensor, crops: CropConfig) -> Tensor:
     return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
-def _view(
-    pixels: Tensor,
-    size: int,
-    scale: tuple[float, float],
-    crops: CropConfig,
-    blur: float,
-    solarize: float,
-    generator: torch.Generator,
-) -> Tensor:
-    x = resized_crop(pixels, size, scale, crops.flip, generator)
-    x = jitter_colours(x, crops, generator)
-    if blur:
-        x = gaussian_blur(x, blur, crops.blur_sigma, generator)
-    if solarize:
-        chosen = _chance(len(x), solarize, generator)
-        x = torch.where(chosen[:, None, None, None] & (x >= 0.5), 1 - x, x)
-    return normalize(x, crops)
+def finish(pixels: Tensor, views: Views) -> Tensor:
+    """Colours, gray, blur and solarisation of ``[B, 3, H, W]`` in 0 to 1, in the paper's order. Changes ``pixels``."""
+    x = jitter(pixels, views)
+    if views.turn.any():
+        x = turn_hue(x, _on(views.turn, x))
+    _replace(x, np.flatnonzero(views.gray), lambda part, rows: _luma(part).expand(-1, 3, -1, -1))
+    _replace(x, np.flatnonzero(views.sigma), lambda part, rows: gaussian_blur(part, _on(views.sigma[rows], part)))
+    _replace(x, np.flatnonzero(views.solarize), lambda part, rows: solarize(part))
+    return x
 
 
-def resized_crop(
-    pixels: Tensor, size: int, scale: tuple[float, float], flip: float, generator: torch.Generator
-) -> Tensor:
-    """A random part of each image, of area ``scale`` and aspect 3/4 to 4/3, at ``[B, C, size, size]``."""
-    b, side = len(pixels), pixels.shape[-1]
-    area = _uniform(b, *scale, generator)
-    ratio = _uniform(b, math.log(_ASPECT[0]), math.log(_ASPECT[1]), generator).exp()
-    height = (area / ratio).sqrt().clamp(max=1.0) * side
-    width = (area * ratio).sqrt().clamp(max=1.0) * side
-    top = _uniform(b, 0, 1, generator) * (side - height)
-    left = _uniform(b, 0, 1, generator) * (side - width)
-    down = sampling_matrix(top, height, side, size)
-    across = sampling_matrix(left, width, side, size)
-    flipped = _chance(b, flip, generator)[:, None, None]
-    across = torch.where(flipped, across.flip(1), across)
-    return _separable(pixels, down, across)
+def _replace(x: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor, NDArray[np.int64]], Tensor]) -> None:
+    """``x[rows] = change(x[rows], rows)``."""
+    if x.device.type != "cpu" and len(rows):
+        x[rows] = change(x[rows], rows)
+        return
+    # On a CPU gathering and scattering costs more than the work on one crop, which stays in its cache.
+    for row in rows.tolist():
+        x[row : row + 1] = change(x[row : row + 1], np.array([row]))
+
+
+def solarize(pixels: Tensor) -> Tensor:
+    """Invert what is at least 128 of 255."""
+    return torch.where(pixels >= 128 / 255, 1 - pixels, pixels)
+
+
+def jitter(pixels: Tensor, views: Views) -> Tensor:
+    """Brightness, contrast and saturation: ``[B, 3, H, W]`` in 0 to 1 → the same, clipped once at the end."""
+    light, spread, colour = (_on(values, pixels) for values in (views.light, views.spread, views.colour))
+    luma = pixels.new_tensor(_LUMA)
+    mixed = colour[:, None, None] * torch.eye(3, device=pixels.device) + (1 - colour)[:, None, None] * luma
+    matrix = mixed * (light * spread)[:, None, None]
+    # Contrast moves towards the mean luma of the brightened image.
+    mean = (pixels.mean(dim=(2, 3)) * luma).sum(dim=1) * light * (1 - spread)
+    out = torch.baddbmm(mean[:, None, None], matrix, pixels.flatten(2))
+    return out.clamp_(0, 1).view_as(pixels)
+
+
+def turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
+    """Shift the hue of HSV: ``[B, 3, H, W]`` in 0 to 1, ``turn [B]`` in turns of the circle.
+
+    With minimum m, chroma c and hue h in -3 to 3 (red at 0, green at 2, blue at -2): |h| = 1 + (g + b - r - m) / c, its
+    sign is that of g - b, and a channel is m + c · clamp(2 - distance to its own hue, 0, 1). That is the textbook
+    conversion without its six cases, so without a branch a pixel.
+    """
+    r, g, b = pixels.unbind(1)
+    low = torch.minimum(torch.minimum(r, g), b)
+    chroma = torch.maximum(torch.maximum(r, g), b).sub_(low)
+    hue = (g + b).sub_(r).sub_(low).div_(chroma.clamp(min=1e-8)).add_(1)
+    hue = hue.copysign_(g - b).add_(6 * turn[:, None, None])
+    hue.sub_(torch.round(hue / 6), alpha=6)
+    out = torch.empty_like(pixels)
+    torch.addcmul(low, chroma, hue.abs().neg_().add_(2).clamp_(0, 1), out=out[:, 0])
+    torch.addcmul(low, chroma, (hue - 2).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1), out=out[:, 1])
+    torch.addcmul(low, chroma, hue.add_(2).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1), out=out[:, 2])
+    return out
+
+
+def gaussian_blur(pixels: Tensor, sigma: Tensor) -> Tensor:
+    """Blur of ``sigma [B]`` pixels, 9 taps, edges mirrored: ``[B, C, H, W]``."""
+    reach = min(BLUR_TAPS // 2, min(pixels.shape[-2:]) - 1)
+    offsets = torch.arange(reach + 1, device=pixels.device)
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    weights = weights / (2 * weights.sum(dim=1) - weights[:, 0])[:, None]
+    taps = [w[:, None, None, None] for w in weights.unbind(1)]
+    x = torch.nn.functional.pad(pixels, (reach, reach, reach, reach), mode="reflect")
+    # Sums of shifted views: for nine taps faster than a convolution of three channels, and exact for each image's own.
+    for dim in (2, 3):
+        size = x.shape[dim] - 2 * reach
+        out = x.narrow(dim, reach, size) * taps[0]
+        for k in range(1, reach + 1):
+            pair = x.narrow(dim, reach - k, size) + x.narrow(dim, reach + k, size)
+            out.addcmul_(pair, taps[k])
+        x = out
+    return x
+
+
+def resized_crop(pixels: Tensor, views: Views, size: int) -> Tensor:
+    """The box of each image, flipped where drawn, at ``[B, C, size, size]``."""
+    height, width = pixels.shape[-2:]
+    top, left, tall, wide = (_on(views.boxes[:, i], pixels) for i in range(4))
+    down = sampling_matrix(top, tall, height, size)
+    across = sampling_matrix(left, wide, width, size)
+    across = torch.where(torch.from_numpy(views.flip).to(pixels.device)[:, None, None], across.flip(1), across)
+    b, c, h, w = pixels.shape
+    narrowed = torch.bmm(pixels.reshape(b, c * h, w), across.transpose(1, 2)).view(b, c, h, -1)
+    return torch.matmul(down[:, None], narrowed)
 
 
 def sampling_matrix(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
@@ -86,72 +145,19 @@ def sampling_matrix(start: Tensor, length: Tensor, side: int, size: int) -> Tens
         ``[B, size, side]``; each row sums to 1.
     """
     step = length / size
-    centers = start[:, None] + (torch.arange(size) + 0.5) * step[:, None]
+    device = start.device
+    centers = start[:, None] + (torch.arange(size, device=device) + 0.5) * step[:, None]
     # The triangle is as wide as what one output pixel covers, and never narrower than bilinear.
     reach = step.clamp(min=1.0)[:, None, None]
-    distance = (torch.arange(side) + 0.5 - centers[..., None]).abs()
+    distance = (torch.arange(side, device=device) + 0.5 - centers[..., None]).abs()
     weights = (1 - distance / reach).clamp(min=0)
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
-def _separable(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """``down · image · acrossᵀ`` for every channel."""
-    b, c, h, w = pixels.shape
-    wide = torch.bmm(pixels.reshape(b, c * h, w), across.transpose(1, 2)).view(b, c, h, -1)
-    return torch.matmul(down[:, None], wide)
+def _luma(pixels: Tensor) -> Tensor:
+    r, g, b = pixels.split(1, dim=1)
+    return r * _LUMA[0] + g * _LUMA[1] + b * _LUMA[2]
 
 
-def jitter_colours(pixels: Tensor, crops: CropConfig, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue, then gray, each with its probability; ``[B, 3, H, W]`` in 0 to 1.
-
-    Hue turns the chroma plane of YIQ, which is linear; order is fixed (torchvision draws it), clamping at the end.
-    """
-    b = len(pixels)
-    brightness, contrast, saturation, hue = crops.jitter
-    apply = _chance(b, crops.jitter_probability, generator)
-    gray = _chance(b, crops.gray, generator)
-    light = _factor(b, brightness, generator)
-    spread = _factor(b, contrast, generator)
-    colour = _factor(b, saturation, generator)
-    turn = _uniform(b, -hue, hue, generator) * 2 * math.pi
-    light, spread, colour = (torch.where(apply, f, torch.ones(())) for f in (light, spread, colour))
-    turn = torch.where(apply, turn, torch.zeros(()))
-    colour = torch.where(gray, torch.zeros(()), colour)
-
-    to_yiq = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
-    zero, one = torch.zeros(b), torch.ones(b)
-    cos, sin = colour * turn.cos(), colour * turn.sin()
-    chroma = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(b, 3, 3)
-    matrix = torch.linalg.inv(to_yiq) @ chroma @ to_yiq * (light * spread)[:, None, None]
-    out = torch.bmm(matrix, pixels.flatten(2))
-    # Contrast moves towards the mean luma of the brightened image.
-    mean = (pixels.mean(dim=(2, 3)) * torch.tensor(_LUMA)).sum(dim=1) * light * (1 - spread)
-    return (out + mean[:, None, None]).clamp_(0, 1).view_as(pixels)
-
-
-def gaussian_blur(pixels: Tensor, probability: float, sigma: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Blur of a random deviation in ``sigma`` pixels on a random part of the images."""
-    b, side = len(pixels), pixels.shape[-1]
-    chosen = _chance(b, probability, generator)
-    deviation = _uniform(b, *sigma, generator)
-    index = chosen.nonzero().flatten()
-    if not len(index):
-        return pixels
-    offsets = torch.arange(side)[:, None] - torch.arange(side)[None]
-    kernel = torch.exp(-(offsets**2) / (2 * deviation[index, None, None] ** 2))
-    kernel = kernel / kernel.sum(dim=-1, keepdim=True)
-    out = pixels.clone()
-    out[index] = _separable(pixels[index], kernel, kernel)
-    return out
-
-
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator) * (high - low) + low
-
-
-def _factor(count: int, strength: float, generator: torch.Generator) -> Tensor:
-    return _uniform(count, max(0.0, 1 - strength), 1 + strength, generator)
-
-
-def _chance(count: int, probability: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator) < probability
+def _on(values: NDArray[np.floating], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(like.device)

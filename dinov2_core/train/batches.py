@@ -1,11 +1,13 @@
-"""The batch of any step, as a function of the seed and the step alone.
+"""The batch of any step, as a function of the seed and the step alone; and batches of images held in memory.
 
-Nothing has to be stored to resume: step 1,000 is the same whether or not the 999 before it ran in this process.
+Nothing has to be stored to resume: step 1,000 is the same whether or not the 999 before it ran in this process. The
+global batch does not depend on the number of processes either; each takes its rows of it. Images that do not fit into
+memory are read by ``loader``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from dinov2_core.train.augmentation import multi_crop
 from dinov2_core.train.masking import draw_masks
 from dinov2_core.train.objective import Batch
 from dinov2_core.train.recipe import Recipe
+from dinov2_core.train.sampler import Sampler
+from dinov2_core.train.views import draw
 
 
 def step_seed(seed: int, step: int, stream: str) -> int:
@@ -24,34 +28,49 @@ def step_seed(seed: int, step: int, stream: str) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
-@dataclass(frozen=True)
+def masks_of(recipe: Recipe, step: int, rows: range) -> Tensor:
+    """The masks of the images at ``rows`` of the global batch: ``[2n, N]`` bool, crop 1 of each image first."""
+    grid = recipe.crops.global_size // recipe.model.patch
+    seed = step_seed(recipe.seed, step, "masks")
+    own = np.arange(rows.start, rows.stop)
+    chosen = np.concatenate([own, own + recipe.batch])
+    return torch.from_numpy(draw_masks(2 * recipe.batch, grid, grid, recipe.masks, seed, chosen))
+
+
 class PoolBatches:
-    """Batches from a pool of images in memory: every epoch a new order, incomplete batches filled from the next."""
+    """Batches from images in memory, cropped on the pool's device: every epoch a new order, none of them cut short."""
 
-    pool: Tensor
-    """``[N, 3, S, S]`` uint8, S at least the recipe's global crop size"""
-    recipe: Recipe
+    def __init__(
+        self, pool: Tensor, recipe: Recipe, *, rank: int = 0, world: int = 1, names: Sequence[str] | None = None
+    ) -> None:
+        """
+        Args:
+            pool: ``[N, 3, S, S]`` uint8.
+            names: what the images are called in messages; their positions where left out.
 
-    def __post_init__(self) -> None:
-        if len(self.pool) < self.recipe.batch:
-            raise ValueError(f"{len(self.pool)} images are fewer than one batch of {self.recipe.batch}")
+        Raises:
+            ValueError: fewer images than one batch, or a batch that the processes cannot share.
+        """
+        self.pool, self.recipe = pool, recipe
+        self.sampler = Sampler(len(pool), recipe.batch, recipe.seed, rank, world)
+        self._names = names
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """``[B]``: which images step ``step`` sees."""
-        count, batch = len(self.pool), self.recipe.batch
-        wanted = np.arange(step * batch, (step + 1) * batch)
-        orders = {e: self._order(e) for e in sorted({int(e) for e in wanted // count})}
-        return np.array([orders[int(w) // count][w % count] for w in wanted], dtype=np.int64)
+        """``[B]``: which images this process sees at ``step``."""
+        return self.sampler.indices(step)
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.pool))
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """What the images at positions ``ids`` are called."""
+        return [self._names[i] if self._names is not None else str(i) for i in ids]
 
     def __call__(self, step: int) -> Batch:
-        recipe = self.recipe
+        recipe, rows = self.recipe, self.sampler.rows
         ids = torch.from_numpy(self.indices(step))
-        generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, "crops"))
-        global_crops, local_crops = multi_crop(self.pool[ids], recipe.crops, generator)
-        grid = recipe.crops.global_size // recipe.model.patch
-        rng = np.random.default_rng(step_seed(recipe.seed, step, "masks"))
-        masks = torch.from_numpy(draw_masks(len(global_crops), grid, grid, recipe.masks, rng))
-        return Batch(global_crops, local_crops, masks, ids)
+        images = self.pool[ids]
+        side = self.pool.shape[-1]
+        views = draw(recipe.crops, step_seed(recipe.seed, step, "views"), rows, np.full((len(rows), 2), side))
+        global_crops, local_crops = multi_crop(images, views, recipe.crops)
+        return Batch(global_crops, local_crops, masks_of(recipe, step, rows), ids)
+
+    def close(self) -> None:
+        """Nothing to end: what it shares with the loader."""

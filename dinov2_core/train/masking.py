@@ -14,18 +14,26 @@ _MIN_ASPECT = 0.3
 _TRIES = 10
 
 
-def draw_masks(crops: int, rows: int, columns: int, masks: MaskConfig, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Masks of one batch: ``[crops, rows · columns]`` bool.
+def draw_masks(
+    crops: int, rows: int, columns: int, masks: MaskConfig, seed: int, chosen: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Masks of the global crops at ``chosen`` (all where left out) of a batch of ``crops``: ``[n, rows · columns]``.
 
-    ``int(crops · probability)`` crops are masked. Their ratios are stratified: the range is cut in as many bins and one
-    ratio drawn from each, so a batch covers the range evenly. Each mask has ``round(ratio · N)`` patches exactly.
+    ``int(crops · probability)`` crops are masked. Their ratios are stratified: the range is cut in as many bins and a
+    ratio drawn from each, so a batch covers the range evenly. Each mask has ``round(ratio · N)`` patches exactly. It is
+    a function of the seed and its crop, so several processes draw their parts of one batch.
     """
+    rng = np.random.default_rng(seed)
     count = int(crops * masks.probability)
-    out = np.zeros((crops, rows * columns), dtype=bool)
     edges = np.linspace(*masks.ratio, count + 1)
+    targets = np.zeros(crops, dtype=np.int64)
     ratios = rng.uniform(edges[:-1], edges[1:])
-    for crop, ratio in zip(rng.permutation(crops)[:count], ratios, strict=True):
-        out[crop] = block_mask(rows, columns, round(ratio * rows * columns), rng).ravel()
+    targets[rng.permutation(crops)[:count]] = [round(ratio * rows * columns) for ratio in ratios]
+    chosen = np.arange(crops) if chosen is None else chosen
+    out = np.zeros((len(chosen), rows * columns), dtype=bool)
+    for mask, crop in zip(out, chosen.tolist(), strict=True):
+        if targets[crop]:
+            mask[:] = block_mask(rows, columns, int(targets[crop]), np.random.default_rng([seed, crop])).ravel()
     return out
 
 

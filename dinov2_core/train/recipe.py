@@ -56,12 +56,17 @@ class OptimConfig:
     beta2: float = 0.999
 
 
+BLUR = {"as_released": (0.0, 0.9, 0.5), "as_intended": (1.0, 0.1, 0.5)}
+"""Blur probabilities of (crop 1, crop 2, local crops) by name."""
+
+
 @dataclass(frozen=True)
 class CropConfig:
     """Two global crops and some local ones, with their augmentation. Sizes in pixels, scales as parts of the area.
 
-    ``blur`` are the probabilities for (crop 1, crop 2, local crops) that really apply. The released code states
-    (1, 0.1, 0.5) but inverts them, so what trained the released models is (0, 0.9, 0.5): see ``recipes.blur``.
+    ``blur``: the probabilities for (crop 1, crop 2, local crops) that really apply, or one of two names. The released
+    code states (1, 0.1, 0.5), ``as_intended``, but inverts them, so what trained the released models is (0, 0.9, 0.5),
+    ``as_released``.
     """
 
     global_size: int = 224
@@ -73,11 +78,16 @@ class CropConfig:
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     jitter_probability: float = 0.8
     gray: float = 0.2
-    blur: tuple[float, float, float] = (0.0, 0.9, 0.5)
+    blur: Literal["as_released", "as_intended"] | tuple[float, float, float] = "as_released"
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.2
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @property
+    def blur_probabilities(self) -> tuple[float, float, float]:
+        """``blur`` as numbers."""
+        return BLUR[self.blur] if isinstance(self.blur, str) else self.blur
 
 
 @dataclass(frozen=True)
