@@ -18,6 +18,9 @@ from dinov2_core.model.vision_transformer import VitConfig
 ESSENTIAL = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight")
 """What the shape cannot be told without."""
 
+MOST_BLOCKS = 1000
+"""More are a mistake in a name: the largest released model has 40."""
+
 
 def infer(
     tensors: Mapping[str, Tensor], *, pos_offset: float, pos_antialias: bool, heads: int | None = None, where: str
@@ -41,9 +44,14 @@ def infer(
             where=where,
             todo="give the weights of a vision transformer of the DINOv2 family",
         )
+    fed = f"blocks.0.{found[0]}"
+    ranks = {"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "patch_embed.proj.weight": 4, fed: 2}
+    absurd = [k for k, rank in ranks.items() if k in tensors and (tensors[k].ndim != rank or not tensors[k].numel())]
+    if absurd:
+        raise _unfit(f"{absurd[0]} of shape {tuple(tensors[absurd[0]].shape)}", where)
     dim = tensors["cls_token"].shape[-1]
     patches = tensors["patch_embed.proj.weight"]
-    if patches.ndim != 4 or patches.shape[2] != patches.shape[3]:
+    if patches.shape[2] != patches.shape[3]:
         raise _unfit(f"patch_embed.proj.weight of {tuple(patches.shape)} has no square patches", where)
     patch = patches.shape[-1]
     count = tensors["pos_embed"].shape[-2] - 1
@@ -57,15 +65,18 @@ def infer(
     if heads < 1 or dim % heads:
         raise _unfit(f"width {dim} does not divide into {heads} heads", where, "give the right number of heads")
     ffn = feed[found[0]]
+    depth = 1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", k) for k in tensors) if m)
+    if depth > MOST_BLOCKS:
+        raise _unfit(f"{depth} blocks", where)
     return VitConfig(
         dim=dim,
-        depth=1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", k) for k in tensors) if m),
+        depth=depth,
         heads=heads,
         patch=patch,
         image_size=grid * patch,
         channels=patches.shape[1],
         ffn=ffn,  # type: ignore[arg-type]
-        ffn_ratio=_ffn_ratio(dim, tensors[f"blocks.0.{found[0]}"].shape[0], gated=ffn == "swiglu", where=where),
+        ffn_ratio=_ffn_ratio(dim, tensors[fed].shape[0], gated=ffn == "swiglu", where=where),
         registers=tensors["register_tokens"].shape[-2] if "register_tokens" in tensors else 0,
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in tensors else None,
         pos_offset=pos_offset,

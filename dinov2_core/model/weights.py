@@ -8,7 +8,7 @@ give equal bytes. Loading is strict. What other programs call the tensors is in 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def load(path: str | Path, *, heads: int | None = None) -> tuple[VisionTransform
         raise UserError("tensors of a Hugging Face model without its config.json", where=where, todo="give the folder")
     interpolation: dict[str, Any] = timm.FLAVOUR
     if timm.recognises(tensors):
-        tensors = timm.to_official(tensors)
+        tensors = _translate(timm.to_official, tensors, where=where)
     else:
         tensors = official.backbone_of(tensors)
         interpolation = flavour("register_tokens" in tensors)
@@ -148,12 +148,24 @@ def _load_folder(folder: Path) -> tuple[VisionTransformer, Preprocessing]:
     tensors: dict[str, Tensor] = {}
     for path in _parts(found[0]):
         tensors |= official.tensors_of(tensor_files.read(path)[0], where=str(path))
-    backbone = _build(model, huggingface.to_official(tensors), where=str(folder))
+    backbone = _build(model, _translate(huggingface.to_official, tensors, where=str(folder)), where=str(folder))
     preprocessing = default_preprocessing(model)
     if (folder / "preprocessor_config.json").exists():
         stated = _json(folder / "preprocessor_config.json")
         preprocessing = huggingface.read_preprocessing(stated, preprocessing, where=str(folder))
     return backbone, preprocessing
+
+
+def _translate(
+    translate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], tensors: Mapping[str, Tensor], *, where: str
+) -> dict[str, Tensor]:
+    try:
+        return translate(tensors)
+    except (IndexError, RuntimeError) as error:
+        # Parts of one matrix with us that do not fit together.
+        raise UserError(
+            f"tensors of impossible shapes ({error})", where=where, todo="copy the weights again"
+        ) from error
 
 
 def _parts(path: Path) -> list[Path]:

@@ -156,6 +156,8 @@ def test_the_image_processor_does_what_ours_does(tmp_path: Path) -> None:
         ({"num_attention_heads": 5}, "not a multiple of 5 heads"),
         ({"num_attention_heads": 0}, "config.json"),
         ({"hidden_size": "wide"}, "config.json"),
+        ({"hidden_size": -64}, "sizes must be positive"),
+        ({"num_hidden_layers": 0}, "sizes must be positive"),
     ],
 )
 def test_a_folder_that_we_would_not_reproduce_is_refused(change: dict[str, object], said: str, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_gates_in_two_matrices(tmp_path: Path) -> None:
         depth=2,
         num_heads=1,
         mlp_layer=SwiGLU,
+        act_layer=torch.nn.SiLU,
         mlp_ratio=2.75,
     ).eval()
     peers.randomise(there)

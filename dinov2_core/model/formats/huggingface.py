@@ -128,7 +128,7 @@ def read_config(stated: Mapping[str, Any], *, where: str) -> VitConfig:
         raise UserError(f"config.json asks for {', '.join(other)}", where=where, todo="give a released DINOv2 variant")
     registers = stated.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0
     try:
-        return VitConfig(
+        made = VitConfig(
             dim=stated.get("hidden_size", 768),
             depth=stated.get("num_hidden_layers", 12),
             heads=stated.get("num_attention_heads", 12),
@@ -141,6 +141,9 @@ def read_config(stated: Mapping[str, Any], *, where: str) -> VitConfig:
             layer_scale=1e-5,
             **(stated.get(_OWN) or {"pos_offset": 0.0, "pos_antialias": registers > 0}),
         )
+        if min(made.dim, made.depth, made.heads, made.patch, made.image_size, made.channels, made.registers + 1) < 1:
+            raise ValueError("sizes must be positive")
+        return made
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"config.json: {error}", where=where, todo="give a released DINOv2 variant") from error
 

@@ -91,7 +91,8 @@ def arguments(config: VitConfig) -> tuple[str, dict[str, Any]]:
         "depth": config.depth,
         "num_heads": config.heads,
         "mlp_ratio": shape.ratio(config.dim, 2 * swiglu_width(hidden) if gated else hidden),
-        "init_values": config.layer_scale,
+        # timm drops arguments that are None; zero means no LayerScale there.
+        "init_values": config.layer_scale or 0.0,
         "num_classes": 0,
         "dynamic_img_size": True,
     }
