@@ -66,7 +66,8 @@ class CropConfig:
 
     ``blur``: the probabilities for (crop 1, crop 2, local crops) that really apply, or one of two names. The released
     code states (1, 0.1, 0.5), ``as_intended``, but inverts them, so what trained the released models is (0, 0.9, 0.5),
-    ``as_released``.
+    ``as_released``. ``squash``: 0 cuts every crop from the decoded image, on CPU workers; a side in pixels has whole
+    images squashed to that square, and whole batches cropped from them on the training device.
     """
 
     global_size: int = 224
@@ -81,6 +82,7 @@ class CropConfig:
     blur: Literal["as_released", "as_intended"] | tuple[float, float, float] = "as_released"
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.2
+    squash: int = 0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 

@@ -8,7 +8,7 @@ draw its own part, and all of them agree. What the numbers do to pixels is in ``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class Views:
     def __getitem__(self, key: object) -> Views:
         """A part of the views, as an index of ``[n, V]``."""
         return Views(*(getattr(self, one.name)[key] for one in fields(self)))
+
+    def scaled(self, factor: Floats) -> Views:
+        """The same views of images resized by ``factor`` (broadcast over boxes)."""
+        return replace(self, boxes=self.boxes * factor)
 
     def by_view(self) -> Views:
         """``[n, V]`` → ``[V · n]``: all images' first view, then all images' second, …"""
