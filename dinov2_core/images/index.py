@@ -106,8 +106,9 @@ def index_set(folder: Path, uri: str) -> ImageIndex:
         UserError: nothing there, no image, or a file that cannot be read.
     """
     fs, base, names = files_of(uri)
-    sizes = [int(fs.size(f"{base}/{n}" if base else n) or 0) for n in names] if len(names) < 10_000 else []
-    digest = config.digest([uri, names, sizes])
+    # One listing; object stores have it in memory from the first.
+    about = {str(path): info["size"] for path, info in fs.find(base, detail=True).items()}
+    digest = config.digest([uri, [(name, about.get(f"{base}/{name}")) for name in names]])
     if (folder / "index.json").exists() and (found := ImageIndex(folder)).digest == digest:
         return found
     if "manifest.json" in names:

@@ -42,8 +42,8 @@ def block_mask(rows: int, columns: int, target: int, rng: np.random.Generator) -
 
     The reference stops after ten rectangles that do not fit and so undershoots; here single patches fill up the rest.
     """
-    mask = np.zeros((rows, columns), dtype=bool)
-    missing, failed = target, 0
+    mask = np.full((rows, columns), target == rows * columns)
+    missing, failed = target - int(mask.sum()), 0
     while missing >= _MIN_BLOCK and failed < _TRIES:
         area = rng.uniform(_MIN_BLOCK, missing)
         aspect = math.exp(rng.uniform(math.log(_MIN_ASPECT), -math.log(_MIN_ASPECT)))

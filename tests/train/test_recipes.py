@@ -49,6 +49,63 @@ def test_what_all_of_the_papers_recipes_share(recipe: recipes.Recipe) -> None:
     assert (r.optim.beta1, r.optim.beta2, r.optim.min_lr) == (0.9, 0.999, 1e-6)
 
 
+def test_one_gpu() -> None:
+    r = recipes.vits14_one_gpu()
+    assert (r.model.dim, r.model.depth, r.model.heads, r.model.patch) == (384, 12, 6, 14)  # table 17
+    assert (r.steps, r.batch, r.crops.local_size, r.loss.targets) == (125_000, 1024, 98, "sinkhorn")
+    assert r.ibot_head == r.dino_head, "untied: two heads of one shape"
+    assert 1 - r.teacher.momentum == pytest.approx(0.008 * 1024 / 2048)  # arXiv 2307.13813, from the code's 0.992
+
+
+def test_small_batch() -> None:
+    r = recipes.vits16_small_batch()
+    assert (r.model.dim, r.model.patch, r.batch, r.crops.local_size) == (384, 16, 128, 96)
+    assert 1 - r.teacher.momentum == pytest.approx(0.008 * 128 / 2048)
+    assert r.dino_head.prototypes == 16_384
+
+
+def test_the_high_resolution_stage_changes_size_schedules_and_learning_rate_only() -> None:
+    before = recipes.vitg14()
+    r = recipes.high_resolution(before)  # appendix B.2
+    assert (r.steps, r.crops.global_size, r.model.image_size) == (10_000, 518, 518)
+    assert (r.optim.warmup, r.teacher.temperature_warmup, r.optim.freeze_last_layer) == (1_600, 600, 20)
+    assert r.optim.base_lr == pytest.approx(2e-5)  # "reduced"; the value is not published
+    back = {
+        "steps": before.steps,
+        "crops.global_size": 224,
+        "model.image_size": before.model.image_size,
+        "optim.warmup": before.optim.warmup,
+        "optim.base_lr": before.optim.base_lr,
+        "optim.freeze_last_layer": before.optim.freeze_last_layer,
+        "teacher.temperature_warmup": before.teacher.temperature_warmup,
+    }
+    assert override(r, back) == before
+    assert recipes.high_resolution(recipes.vitl16_short(), 518).crops.global_size == 512  # 32 patches of 16
+
+
+@pytest.mark.parametrize(("student", "dim", "depth"), [("vit_small", 384, 12), ("vit_base", 768, 12)])
+def test_distillation(student: str, dim: int, depth: int) -> None:
+    taught = recipes.vitg14()
+    r = recipes.distil(taught, student)  # table 16 and section 5
+    assert (r.model.dim, r.model.depth, r.model.ffn, r.model.patch) == (dim, depth, "mlp", 14)
+    assert (r.batch, r.steps, r.drop_path) == (2048, 625_000, 0.0)
+    assert r.lr == pytest.approx(1e-3)
+    assert (r.masks.probability, r.masks.ratio) == (1.0, (1.0, 1.0)), "every patch is a target, none is hidden"
+    assert (r.dino_head, r.ibot_head, r.teacher) == (taught.dino_head, taught.ibot_head, taught.teacher)
+
+
+def test_distillation_into_an_unknown_shape_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="vit_small"):
+        recipes.distil(recipes.vitg14(), "vit_smal")
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_states_hardware_and_score(name: str) -> None:
+    text = recipes.RECIPES[name].__doc__ or ""
+    assert "Hardware and time" in text
+    assert "Score" in text
+
+
 def test_schedules_of_a_recipe() -> None:
     plan = schedules.of(recipes.vitg14())
     assert plan.lr(0) == 0
