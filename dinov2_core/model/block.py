@@ -1,35 +1,21 @@
-"""A pre-norm transformer block with LayerScale and efficient stochastic depth, on packed sequences."""
+"""A pre-norm transformer block with LayerScale, on packed sequences; stochastic depth is drawn outside."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dinov2_core.model.attention import Attention
 from dinov2_core.model.feed_forward import FEED_FORWARD
+from dinov2_core.model.layer_scale import LayerScale
 from dinov2_core.model.packed import Layout
-
-
-class LayerScale(nn.Module):
-    """Multiplies each channel by a learned factor; key ``gamma``."""
-
-    def __init__(self, dim: int, init: float) -> None:
-        super().__init__()
-        self.init = init
-        self.gamma = nn.Parameter(torch.full((dim,), init))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
+from dinov2_core.model.stochastic_depth import Kept, add_scaled
 
 
 class Block(nn.Module):
     """``x + ls1(attn(norm1(x)))``, then ``x + ls2(mlp(norm2(x)))``."""
 
-    def __init__(
-        self, dim: int, heads: int, *, ffn: str, hidden: int, layer_scale: float | None, drop_path: float
-    ) -> None:
+    def __init__(self, dim: int, heads: int, *, ffn: str, hidden: int, layer_scale: float | None) -> None:
         super().__init__()
-        self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
@@ -37,40 +23,23 @@ class Block(nn.Module):
         self.mlp = FEED_FORWARD[ffn](dim, hidden)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """``[T, D] → [T, D]``."""
-        if self.training and self.drop_path > 0:
-            x = self._subset(x, layout, self._attend)
-            return self._subset(x, layout, self._feed)
-        x = x + self._attend(x, layout)
-        return x + self._feed(x, layout)
+    def forward(self, x: Tensor, layout: Layout, kept: tuple[Kept, Kept] | None = None) -> Tensor:
+        """``[T, D] → [T, D]`` in the dtype of ``x``.
 
-    def _attend(self, x: Tensor, layout: Layout) -> Tensor:
-        return self.ls1(self.attn(self.norm1(x), layout))
+        Args:
+            kept: what the attention branch and the feed-forward branch see of ``x``; None is all of it.
+        """
+        if kept is None:
+            x = x + self.attend(x, layout).to(x.dtype)
+            return x + self.feed(x).to(x.dtype)
+        for_attention, for_feeding = kept
+        x = add_scaled(x, self.attend(x.index_select(0, for_attention.rows), for_attention.layout), for_attention)
+        return add_scaled(x, self.feed(x.index_select(0, for_feeding.rows)), for_feeding)
 
-    def _feed(self, x: Tensor, layout: Layout) -> Tensor:
-        return self.ls2(self.mlp(self.norm2(x)))
+    def attend(self, x: Tensor, layout: Layout) -> Tensor:
+        """The attention branch: ``[T, D] → [T, D]``."""
+        return self.attn(self.norm1(x), layout, self.ls1)
 
-    def _subset(self, x: Tensor, layout: Layout, branch: object) -> Tensor:
-        """Stochastic depth that skips the work of what it drops (paper, section 5): the branch sees a random subset
-        of each group's sequences and is added back scaled, so that the sum keeps its expectation."""
-        index, kept, scales = keep_some(layout, self.drop_path, x.device)
-        added = branch(x.index_select(0, index), kept) * scales[:, None].to(x.dtype)  # type: ignore[operator]
-        return x.index_add(0, index, added.to(x.dtype))
-
-
-def keep_some(layout: Layout, drop: float, device: torch.device) -> tuple[Tensor, Layout, Tensor]:
-    """Draw which sequences of each group stay.
-
-    Returns:
-        ``(token indices [T'], the layout of what stays, B_i / B'_i for each token [T'])``.
-    """
-    start, indices, groups, scales = 0, [], [], []
-    for b, n in layout.groups:
-        keep = max(int(b * (1 - drop)), 1)
-        chosen = torch.randperm(b)[:keep].to(device)
-        indices.append((start + chosen[:, None] * n + torch.arange(n, device=device)).flatten())
-        scales.append(torch.full((keep * n,), b / keep, device=device))
-        groups.append((keep, n))
-        start += b * n
-    return torch.cat(indices), Layout(tuple(groups)), torch.cat(scales)
+    def feed(self, x: Tensor) -> Tensor:
+        """The feed-forward branch: ``[T, D] → [T, D]``."""
+        return self.mlp(self.norm2(x), self.ls2)

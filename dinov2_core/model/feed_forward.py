@@ -5,17 +5,20 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinov2_core.model.layer_scale import scaled_linear
+
 
 class Mlp(nn.Module):
-    """``[…, D] → […, D]`` through ``hidden`` units and an exact GELU; keys ``fc1``, ``fc2``."""
+    """``[T, D] → [T, D]`` through ``hidden`` units and an exact GELU; keys ``fc1``, ``fc2``."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, scale: nn.Module | None = None) -> Tensor:
+        """``scale`` is the branch's LayerScale, if it has one."""
+        return scaled_linear(self.fc2, F.gelu(self.fc1(x)), scale)
 
 
 class SwiGlu(nn.Module):
@@ -30,9 +33,10 @@ class SwiGlu(nn.Module):
         self.w12 = nn.Linear(dim, 2 * width)
         self.w3 = nn.Linear(width, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: nn.Module | None = None) -> Tensor:
+        """``scale`` is the branch's LayerScale, if it has one."""
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        return scaled_linear(self.w3, F.silu(gate) * value, scale)
 
 
 def swiglu_width(hidden: int) -> int:

@@ -1,17 +1,17 @@
-"""Crops of several sizes in one pass: the layout of a packed token sequence, and attention over it.
+"""Crops of several sizes as one packed token sequence: its layout, and what kernels need to know of it.
 
 The tokens of all crops lie one after the other in one ``[T, D]`` tensor, so linear layers and norms see one long
 sequence; only attention looks at where a crop begins (paper, section 5, "sequence packing"). Identical to separate
-forwards. The layers themselves do not belong here.
+forwards. Attention itself is in ``attention_backends.py``, the layers are elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,6 +26,16 @@ class Layout:
         """Tokens of each group; they sum to T."""
         return [b * n for b, n in self.groups]
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence, in order."""
+        return [n for b, n in self.groups for _ in range(b)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(n for b, n in self.groups if b)
+
     def split(self, tokens: Tensor) -> list[Tensor]:
         """``[T, D]`` → one ``[B_i, N_i, D]`` view a group."""
         parts = tokens.split(self.sizes)
@@ -39,20 +49,18 @@ def pack(groups: Sequence[Tensor]) -> tuple[Tensor, Layout]:
     return flat[0] if len(flat) == 1 else torch.cat(flat), layout
 
 
-Attend = Callable[[Tensor, Layout], Tensor]
-"""``(qkv [T, 3, H, d], layout) → [T, H·d]``: attention within each sequence of the layout."""
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def cumulative_lengths(groups: tuple[tuple[int, int], ...], device: str) -> Tensor:
+    """Where each sequence of a layout begins, and T at last: int32 ``[sequences + 1]``, made once a layout and device.
+
+    A compiled block takes the tensor as a constant, which is why the arguments are plain values.
+    """
+    return _cumulative_lengths(groups, device)
 
 
-def sdpa_by_group(qkv: Tensor, layout: Layout) -> Tensor:
-    """The back-end that runs everywhere: one ``scaled_dot_product_attention`` a group."""
-    heads, dim, dtype = qkv.shape[2], qkv.shape[3], qkv.dtype
-    # On CPUs the bfloat16 kernel's backward takes five times as long as the float32 one's; matrix products gain.
-    wide = qkv.device.type == "cpu" and dtype == torch.bfloat16
-    outputs = []
-    qkv = qkv.float() if wide else qkv
-    for part, (b, n) in zip(qkv.split(layout.sizes), layout.groups, strict=True):
-        q, k, v = part.view(b, n, 3, heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
-        with torch.autocast(qkv.device.type, enabled=torch.is_autocast_enabled(qkv.device.type) and not wide):
-            attended = F.scaled_dot_product_attention(q, k, v)
-        outputs.append(attended.transpose(1, 2).reshape(b * n, heads * dim).to(dtype))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+@lru_cache(maxsize=64)
+def _cumulative_lengths(groups: tuple[tuple[int, int], ...], device: str) -> Tensor:
+    # A tensor first made in inference mode could not be saved for a later backward pass.
+    with torch.inference_mode(False):
+        lengths = torch.tensor([0, *Layout(groups).lengths])
+        return lengths.cumsum(0).to(torch.int32).to(device)

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from dinov2_core.model import position
-from dinov2_core.model.block import Block, LayerScale
+from dinov2_core.model.block import Block
+from dinov2_core.model.layer_scale import LayerScale
 from dinov2_core.model.packed import Layout, pack
 from dinov2_core.model.patch_embed import PatchEmbed
+from dinov2_core.model.stochastic_depth import draw
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VitConfig, *, drop_path: float = 0.0) -> None:
         """``drop_path`` is the stochastic-depth rate, the same in every block, active in training mode only."""
         super().__init__()
-        self.config = config
+        self.config, self.drop_path = config, drop_path
         grid = config.image_size // config.patch
         dim = config.dim
         self.patch_embed = PatchEmbed(config.patch, config.channels, dim)
@@ -81,7 +83,6 @@ class VisionTransformer(nn.Module):
                 ffn=config.ffn,
                 hidden=int(dim * config.ffn_ratio),
                 layer_scale=config.layer_scale,
-                drop_path=drop_path,
             )
             for _ in range(config.depth)
         )
@@ -117,7 +118,8 @@ class VisionTransformer(nn.Module):
             masks: ``[B, N]`` bool; True patches become the mask token (before positions are added).
 
         Returns:
-            ``[B, 1 + R + N, D]``
+            ``[B, 1 + R + N, D]`` in the parameters' dtype, which the residual stream keeps: float32 under autocast,
+            since a branch of 1e-5 is lost when it is added in bfloat16.
         """
         rows, columns = images.shape[-2] // self.config.patch, images.shape[-1] // self.config.patch
         x = self.patch_embed(images)
@@ -130,19 +132,21 @@ class VisionTransformer(nn.Module):
             square=images.shape[-2] == images.shape[-1],
             offset=self.config.pos_offset,
             antialias=self.config.pos_antialias,
-        ).to(x.dtype)
+        )
         b = x.shape[0]
-        parts = [(self.cls_token.to(x.dtype) + positions[:, :1]).expand(b, -1, -1)]
+        parts = [(self.cls_token + positions[:, :1]).expand(b, -1, -1)]
         if self.register_tokens is not None:
-            parts.append(self.register_tokens.to(x.dtype).expand(b, -1, -1))
+            parts.append(self.register_tokens.expand(b, -1, -1))
         return torch.cat([*parts, x + positions[:, 1:]], dim=1)
 
     def forward_list(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
         """Crops of several sizes as one packed sequence; one result a group, equal to separate calls."""
         groups = [self.embed(x, m) for x, m in zip(crops, masks or [None] * len(crops), strict=True)]
         x, layout = pack(groups)
-        for block in self.blocks:
-            x = block(x, layout)
+        drops = self.training and self.drop_path > 0
+        drawn = draw(layout, self.drop_path, 2 * len(self.blocks), x.device) if drops else None
+        for index, block in enumerate(self.blocks):
+            x = block(x, layout, (drawn.kept(2 * index), drawn.kept(2 * index + 1)) if drawn else None)
         return self._features(self.norm(x), layout)
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:

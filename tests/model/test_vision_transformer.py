@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from dinov2_core.model import position
-from dinov2_core.model.block import keep_some
-from dinov2_core.model.packed import Layout, pack, sdpa_by_group
 from dinov2_core.model.vision_transformer import VisionTransformer, VitConfig
 
 SMALL = VitConfig(dim=32, depth=2, heads=2, patch=4, image_size=16, layer_scale=0.5)
@@ -58,25 +56,6 @@ def test_packed_pass_equals_separate_passes_and_gradients(registers: int, ffn: s
         assert torch.allclose(one, two, rtol=1e-3, atol=1e-4)
 
 
-def test_attention_stays_within_each_sequence() -> None:
-    groups = [torch.randn(2, 3, 3 * 8), torch.randn(1, 5, 3 * 8)]
-    tokens, layout = pack(groups)
-    qkv = tokens.view(-1, 3, 2, 4)
-    before = sdpa_by_group(qkv, layout)
-    qkv[:3] = torch.randn(3, 3, 2, 4)  # the first sequence
-    after = sdpa_by_group(qkv, layout)
-    assert torch.equal(before[3:], after[3:])
-    assert not torch.allclose(before[:3], after[:3])
-
-
-def test_bfloat16_attention_on_the_cpu_is_close_to_float32() -> None:
-    qkv = torch.randn(24, 3, 2, 16)
-    layout = Layout(((3, 8),))
-    wide, narrow = sdpa_by_group(qkv, layout), sdpa_by_group(qkv.bfloat16(), layout)
-    assert narrow.dtype == torch.bfloat16
-    assert torch.allclose(wide, narrow.float(), atol=0.03)
-
-
 def test_masked_patches_do_not_show() -> None:
     model = build().eval()
     torch.nn.init.normal_(model.mask_token)
@@ -110,26 +89,6 @@ def test_sine_positions_tell_every_patch_apart() -> None:
     distance = torch.cdist(waves, waves) + 1e9 * torch.eye(64)
     assert waves.shape == (64, 64)
     assert float(distance.min()) > 0.5
-
-
-def test_stochastic_depth_keeps_the_expectation() -> None:
-    model = build(drop_path=0.5)
-    x, layout = pack([torch.randn(8, 5, 32), torch.randn(4, 3, 32)])
-    block = model.blocks[0]
-    with torch.no_grad():
-        added = torch.stack([block._subset(x, layout, block._feed) - x for _ in range(2000)])  # type: ignore[operator]
-        plain = block._feed(x, layout)  # type: ignore[operator]
-    assert float((added.mean(0) - plain).norm() / plain.norm()) < 0.05
-
-
-def test_stochastic_depth_computes_a_subset_of_whole_sequences() -> None:
-    index, kept, scales = keep_some(Layout(((8, 5), (3, 2))), 0.4, torch.device("cpu"))
-    assert kept.groups == ((4, 5), (1, 2))
-    assert len(index) == len(scales) == 22
-    first = index[:20].view(4, 5)
-    assert torch.equal(first - first[:, :1], torch.arange(5).expand(4, 5))
-    assert set((first[:, 0] % 5).tolist()) == {0}
-    assert scales.unique().tolist() == [2.0, 3.0]
 
 
 def test_evaluation_drops_nothing() -> None:
