@@ -58,7 +58,7 @@ def image_scores(
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"prediction of {predicted.shape} and truth of {truth.shape} pixels")
-    seen = (truth > low) & (truth < high) & crop_mask(*truth.shape, crop)
+    seen = (truth > low) & (truth < high) & crop_mask(truth.shape[0], truth.shape[1], crop)
     if not seen.any():
         return None
     p, t = np.clip(predicted[seen].astype(np.float64), low, high), truth[seen].astype(np.float64)
