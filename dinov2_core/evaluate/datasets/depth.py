@@ -25,7 +25,7 @@ def nyu(root: Path) -> DepthSet:
 
 
 def kitti(root: Path, *, crop: Crop = "eigen") -> DepthSet:
-    """``kitti_eigen_{train,test}.txt``, pictures below ``input/``, annotated depth below ``gt_depth/`` (16 bits, 1/256 m).
+    """``kitti_eigen_{train,test}.txt``, pictures below ``input/``, 16-bit depth below ``gt_depth/``, 1/256 m.
 
     Lines whose depth is ``None`` have no ground truth in the official annotation and are not part of the split.
     """
