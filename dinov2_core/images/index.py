@@ -42,6 +42,7 @@ class ImageIndex:
         about = json.loads((folder / "index.json").read_text())
         self.folder, self.digest = folder, str(about["digest"])
         self.store, self.files = Store(about["root"]), list(about["files"])
+        self.by_id = bool(about["by_id"])
         self.file, self.offset, self.length = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -72,16 +73,20 @@ class ImageIndex:
         return self.store.read_range(at["shard"], at["offset"], at["length"])
 
     def name(self, index: int) -> str:
-        """The file's path, or ``SHARD/MEMBER``: a tar names its member in the block before the bytes."""
+        """The image id in shards of ours; else the file's path, or ``SHARD/MEMBER``.
+
+        Nothing is stored for it: a tar names its member in the block before the bytes.
+        """
         at = self.location(index)
         if at["length"] == WHOLE:
             return str(at["shard"])
         header = self.store.read_range(at["shard"], at["offset"] - BLOCK, BLOCK)
-        return f"{at['shard']}/{tarfile.TarInfo.frombuf(header, 'utf-8', 'replace').name}"
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
+        return member.partition(".")[0] if self.by_id else f"{at['shard']}/{member}"
 
 
 def index_table(folder: Path, store: Store, table: pa.Table, digest: str = "") -> ImageIndex:
-    """The index of a table's columns ``shard``, ``offset``, ``length``, row by row; paths count from the store's root.
+    """The index of images in shards of ours: a table's columns ``shard``, ``offset``, ``length``, row by row.
 
     ``digest`` names the version of the images; where it is left out, the columns' own.
     """
@@ -94,7 +99,7 @@ def index_table(folder: Path, store: Store, table: pa.Table, digest: str = "") -
         for values in (file, *places):
             total.update(np.ascontiguousarray(values).data)
         digest = total.hexdigest()
-    return _written(folder, store.root, files, (file, *places), digest)
+    return _written(folder, store.root, files, (file, *places), digest, by_id=True)
 
 
 def index_set(folder: Path, uri: str) -> ImageIndex:
@@ -162,12 +167,15 @@ def _index_stage(folder: Path, uri: str, digest: str) -> ImageIndex:
     return index_table(folder, store, rows, digest)
 
 
-def _written(folder: Path, root: str, files: list[str], arrays: tuple[NDArray[Any], ...], digest: str) -> ImageIndex:
+def _written(
+    folder: Path, root: str, files: list[str], arrays: tuple[NDArray[Any], ...], digest: str, *, by_id: bool = False
+) -> ImageIndex:
     """Write the arrays, then the description that makes them an index."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in zip(_ARRAYS, arrays, strict=True):
         np.save(folder / f".{name}.npy", values)
         os.replace(folder / f".{name}.npy", folder / f"{name}.npy")
-    (folder / ".index.json").write_text(json.dumps({"root": root, "files": files, "digest": digest}))
+    about = {"root": root, "files": files, "digest": digest, "by_id": by_id}
+    (folder / ".index.json").write_text(json.dumps(about))
     os.replace(folder / ".index.json", folder / "index.json")
     return ImageIndex(folder)

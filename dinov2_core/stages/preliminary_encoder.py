@@ -22,6 +22,7 @@ class Params:
     prepared_size: int = 0
     log_every: int = 10
     checkpoint_every: int = stage.efficiency(100)
+    workers: int = stage.efficiency(-1)
 
 
 def run(run: StageRun) -> dict[str, Any]:
@@ -29,14 +30,14 @@ def run(run: StageRun) -> dict[str, Any]:
     params: Params = run.params
     recipe = override(recipes.get(params.recipe), params.overrides)
     columns = ["image_id", "shard", "offset", "length"]
-    seeds = {row["image_id"]: row for row in run.read("seed_sets", "labelled", columns).to_pylist()}
     trained, counts = training.train_on(
         run,
         recipe,
-        [seeds[key] for key in sorted(seeds)],
+        run.read("seed_sets", "labelled", columns),
         prepared_size=params.prepared_size,
         checkpoint_every=params.checkpoint_every,
         log_every=params.log_every,
+        workers=params.workers,
     )
     training.write_backbone(run, "encoder", trained.objective.average["backbone"], recipe)
     training.write_history(run, trained)

@@ -9,25 +9,27 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
 from dinov2_core import config, tables
 from dinov2_core.errors import UserError
-from dinov2_core.images.pool import load_pool
+from dinov2_core.images.index import index_table
 from dinov2_core.model import weights
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
 from dinov2_core.stage import StageRun
 from dinov2_core.storage import Store
 from dinov2_core.train import checkpoint
-from dinov2_core.train.batches import PoolBatches
+from dinov2_core.train.loader import LoaderConfig
 from dinov2_core.train.objective import build_network
 from dinov2_core.train.recipe import Recipe
 from dinov2_core.train.trainer import Trained, train
+from dinov2_core.training_data import open_data
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -38,39 +40,61 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 def train_on(
     run: StageRun,
     recipe: Recipe,
-    rows: Sequence[Mapping[str, Any]],
+    rows: pa.Table,
     *,
     prepared_size: int,
     checkpoint_every: int,
     log_every: int,
+    workers: int = -1,
     teacher: nn.ModuleDict | None = None,
+    initial: Mapping[str, torch.Tensor] | None = None,
+    part: str = "checkpoints",
 ) -> tuple[Trained, dict[str, int]]:
     """Train on the images at ``rows``, resuming from the run's scratch folder: ``(result, counts)``.
 
-    ``prepared_size``: side in pixels at which images are held in memory; 0 means the model's input.
+    Images are taken in order of id, each once, whatever the order of the rows.
+
+    Args:
+        rows: a table with ``image_id``, ``shard``, ``offset``, ``length``.
+        prepared_size: hold all images in memory as squares of this side; 0 lets their number and size decide.
+        part: the name of this training, where a stage has several.
     """
-    pool = load_pool(run.store, rows, prepared_size or recipe.model.image_size, label=f"{run.where}: reading images")
-    if len(pool.kept) < recipe.batch:
-        raise UserError(
-            f"{len(pool.kept)} usable images are fewer than one batch of {recipe.batch}",
+    with tempfile.TemporaryDirectory() as folder:
+        data = open_data(
+            index_table(Path(folder), run.store, _each_once(rows)),
+            recipe,
+            prepared_size=prepared_size,
+            loader=LoaderConfig(workers=workers),
             where=run.where,
-            todo="give more images, or set overrides: {batch: …}",
         )
-    trained = train(
-        recipe,
-        PoolBatches(torch.from_numpy(pool.pixels), recipe),
-        teacher=teacher,
-        tracker=run.tracker,
-        folder=_checkpoint_folder(run),
-        checkpoint_every=checkpoint_every,
-        log_every=log_every,
-        label=run.where,
-    )
-    return trained, {"images": len(pool.kept), "undecodable": len(pool.refused)}
+        try:
+            trained = train(
+                recipe,
+                data.batches,
+                teacher=teacher,
+                initial=initial,
+                tracker=run.tracker,
+                folder=_checkpoint_folder(run, part),
+                checkpoint_every=checkpoint_every,
+                log_every=log_every,
+                label=run.where,
+            )
+        finally:
+            data.batches.close()
+        return trained, {"images": data.images, "undecodable": len(data.refused())}
 
 
-def _checkpoint_folder(run: StageRun) -> Path:
-    path = run.scratch("checkpoints")
+def _each_once(rows: pa.Table) -> pa.Table:
+    """The rows in order of image id, the first of each."""
+    ordered = rows.sort_by([("image_id", "ascending"), ("shard", "ascending"), ("offset", "ascending")])
+    ids = ordered["image_id"].combine_chunks()
+    first = np.ones(len(ids), dtype=bool)
+    first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    return ordered.filter(first)
+
+
+def _checkpoint_folder(run: StageRun, part: str) -> Path:
+    path = run.scratch(part)
     if run.store.local:
         return Path(run.store.full(path))
     # On an object store checkpoints stay on this machine, under a name that a second try finds again.

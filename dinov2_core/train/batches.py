@@ -7,7 +7,7 @@ memory are read by ``loader``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -41,12 +41,12 @@ class PoolBatches:
     """Batches from images in memory, cropped on the pool's device: every epoch a new order, none of them cut short."""
 
     def __init__(
-        self, pool: Tensor, recipe: Recipe, *, rank: int = 0, world: int = 1, names: Sequence[str] | None = None
+        self, pool: Tensor, recipe: Recipe, *, rank: int = 0, world: int = 1, names: Callable[[int], str] = str
     ) -> None:
         """
         Args:
             pool: ``[N, 3, S, S]`` uint8.
-            names: what the images are called in messages; their positions where left out.
+            names: what the image at a position is called in messages.
 
         Raises:
             ValueError: fewer images than one batch, or a batch that the processes cannot share.
@@ -61,7 +61,7 @@ class PoolBatches:
 
     def names(self, ids: Sequence[int]) -> list[str]:
         """What the images at positions ``ids`` are called."""
-        return [self._names[i] if self._names is not None else str(i) for i in ids]
+        return [self._names(i) for i in ids]
 
     def __call__(self, step: int) -> Batch:
         recipe, rows = self.recipe, self.sampler.rows

@@ -45,6 +45,7 @@ def train(
     batches: Callable[[int], Batch],
     *,
     teacher: torch.nn.ModuleDict | None = None,
+    initial: Mapping[str, torch.Tensor] | None = None,
     tracker: Callable[[int, Metrics], None] = lambda step, metrics: None,
     folder: Path | None = None,
     checkpoint_every: int = 100,
@@ -58,6 +59,7 @@ def train(
     Args:
         batches: the batch of a step, as a pure function of it.
         teacher: a frozen teacher with heads makes this a distillation.
+        initial: what student and average start from, named as in ``objective.build_network``; None draws them.
         tracker: is given (step, metrics) every ``log_every`` steps; must not raise.
 
     Raises:
@@ -65,6 +67,9 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     objective = Objective.of(recipe, teacher=teacher).train()
+    if initial is not None:
+        objective.student.load_state_dict(initial)
+        objective.average.load_state_dict(initial)
     optimizer = param_groups.build_optimizer(objective.student, recipe.model.depth, recipe.optim)
     result = Trained(objective, optimizer)
     start, bad = _resume(result, recipe, folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dinov2_core import manifest, tables
@@ -16,6 +17,7 @@ from dinov2_core.embedder import Embedder
 from dinov2_core.errors import ConfigError, UserError
 from dinov2_core.images.shards import ShardWriter
 from dinov2_core.manifest import Manifest
+from dinov2_core.model import weights
 from dinov2_core.shard_map import InlineShardMap
 from dinov2_core.stage import materialise
 from dinov2_core.stages import registry
@@ -44,6 +46,12 @@ def picture(rng: np.random.Generator, label: int) -> bytes:
     pixels = 128 + 60 * stripes[..., None] + rng.normal(0, 20, (32, 32, 3))
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def enlarged(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).resize((80, 60)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -219,6 +227,47 @@ def test_a_killed_training_resumes_to_the_same_manifest(done: tuple[Store, dict[
     assert min(seen) == 4, "it began again instead of resuming"
     assert resumed.to_json() == first["pretrained_checkpoint"].to_json()
     assert not store.find("pretrained_checkpoint/all/.progress")
+
+
+def test_the_high_resolution_stage_goes_on_from_the_trained_network_at_the_larger_grid(
+    done: tuple[Store, dict[str, Manifest]], store: Store
+) -> None:
+    upstream(store)
+    made = make(
+        store, "pretrained_checkpoint", TRAINING | {"high_resolution": {"size": 50, "steps": 2, "base_lr": 1e-9}}
+    )
+    (before,), (after,) = (
+        [f.path for f in m.files if "/teacher-" in f.path] for m in (done[1]["pretrained_checkpoint"], made)
+    )
+    small, _ = weights.from_bytes(done[0].read_bytes(before))
+    large, preprocessing = weights.from_bytes(store.read_bytes(after))
+    assert (large.config.image_size, preprocessing.size) == (48, 48)  # 12 patches of 4
+    assert large.pos_embed.shape[1] == 1 + 12 * 12
+    # At this learning rate nothing moves, so what it started from is what it has.
+    assert torch.allclose(large.blocks[0].attn.qkv.weight, small.blocks[0].attn.qkv.weight, atol=1e-6)
+
+
+def test_a_named_student_is_trained_by_the_papers_constants(
+    done: tuple[Store, dict[str, Manifest]], store: Store
+) -> None:
+    upstream(store)
+    make(store, "pretrained_checkpoint", TRAINING)
+    changes = {"model.dim": 16, "model.heads": 1, "model.depth": 1, "steps": 2, "batch": 8}
+    made = make(store, "distilled_checkpoints", {"student": "vit_small", "overrides": changes})
+    (path,) = (f.path for f in made.files if "/recipe-" in f.path)
+    recipe = json.loads(store.read_bytes(path))
+    assert recipe["masks"] == {"probability": 1.0, "ratio": [1.0, 1.0]}
+    assert recipe["drop_path"] == 0.0
+    assert recipe["dino_head"]["prototypes"] == 32, "the teacher's heads"
+
+
+def test_images_are_streamed_where_they_are_larger_than_the_models_input(store: Store) -> None:
+    upstream(store)
+    large = [{"data": enlarged(d), "source": "s"} for d, _ in pictures(12, 2)]
+    put(store, "curated_lvd", packed=[*large, {"data": b"no picture", "source": "s"}])
+    made = make(store, "pretrained_checkpoint", TRAINING | {"workers": 0})
+    assert made.counts["images"] == 13
+    assert made.counts["undecodable"] == 1
 
 
 def test_too_few_images_say_what_to_do(store: Store) -> None:
