@@ -23,6 +23,8 @@ class LossConfig:
     ibot: float = 1.0
     koleo: float = 0.1
     koleo_crops: Literal["both", "first"] = "both"
+    koleo_group: int = 0
+    """KoLeo looks for neighbours among this many images that follow each other in the global batch; 0 is all of it"""
     targets: Literal["sinkhorn", "centering"] = "sinkhorn"
     student_temperature: float = 0.1
     center_momentum: float = 0.9
@@ -115,7 +117,7 @@ class Recipe:
     optim: OptimConfig = OptimConfig()
     crops: CropConfig = CropConfig()
     masks: MaskConfig = MaskConfig()
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,6 +126,8 @@ class Recipe:
                 raise ValueError(f"crops.{name}_size {size} is not a multiple of model.patch {self.model.patch}")
         if self.batch < 2:
             raise ValueError("batch must be at least 2: KoLeo looks for a nearest neighbour in it")
+        if self.loss.koleo_group and (self.loss.koleo_group < 2 or self.batch % self.loss.koleo_group):
+            raise ValueError(f"loss.koleo_group {self.loss.koleo_group} must be 0, or at least 2 and divide the batch")
         if self.steps < 1:
             raise ValueError("steps must be at least 1")
 
@@ -131,6 +135,26 @@ class Recipe:
     def lr(self) -> float:
         """The peak learning rate: ``base_lr · sqrt(batch / 1024)``."""
         return self.optim.base_lr * math.sqrt(self.batch / 1024)
+
+
+@dataclass(frozen=True)
+class EfficiencyConfig:
+    """How a recipe is computed, never what: results agree up to rounding, and checkpoints do not compare it."""
+
+    accumulate: int = 1
+    """parts that each process splits its share of the batch into, to need less memory"""
+    checkpoint_activations: bool = False
+    """compute each block's activations again in the backward pass instead of keeping them"""
+    compile: bool = False
+    """compile each block"""
+    attention: str = "auto"
+    """a name of ``model.attention_backends``"""
+    reduce: Literal["low", "float32"] = "low"
+    """what the backbone's gradients are averaged over processes in: the products' dtype, or float32 as the heads'"""
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError("accumulate must be at least 1")
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
