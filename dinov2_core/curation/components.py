@@ -9,19 +9,28 @@ from collections.abc import Iterable
 
 import numpy as np
 
+_NARROW = 2**31
+_BLOCK = 1 << 20
+"""Edges merged, and nodes labelled, at once: working memory is some tens of megabytes."""
+
 
 class UnionFind:
-    """Nodes 0 … N−1; memory for one integer a node, whatever the number of edges.
+    """Nodes 0 … N−1; memory for one integer a node (4 bytes under 2^31 nodes), whatever the number of edges.
 
     Edges are merged a whole array at a time: every root hooks below the smallest root that an edge ties it to, paths
-    are halved, and this repeats until no edge joins two trees (Shiloach and Vishkin, 1982).
+    are halved, and this repeats until no edge joins two trees (Shiloach and Vishkin, 1982). The result does not depend
+    on the order of the edges.
     """
 
     def __init__(self, nodes: int) -> None:
-        self._parent = np.arange(nodes, dtype=np.int64)
+        self._parent = np.arange(nodes, dtype=np.int32 if nodes < _NARROW else np.int64)
 
     def union(self, a: np.ndarray, b: np.ndarray) -> None:
         """Merge the sets of ``a[i]`` and ``b[i]``, int [E] each, for every i."""
+        for start in range(0, len(a), _BLOCK):
+            self._union(a[start : start + _BLOCK], b[start : start + _BLOCK])
+
+    def _union(self, a: np.ndarray, b: np.ndarray) -> None:
         while len(a):
             roots_a, roots_b = self.find(a), self.find(b)
             apart = roots_a != roots_b
@@ -31,7 +40,7 @@ class UnionFind:
             np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
 
     def find(self, nodes: np.ndarray) -> np.ndarray:
-        """The smallest node of the set of each of ``nodes``: int64 of the same shape."""
+        """The smallest node of the set of each of ``nodes``: integers of the same shape."""
         roots = self._parent[nodes]
         while True:
             above = self._parent[roots]
@@ -42,12 +51,14 @@ class UnionFind:
         return roots
 
     def labels(self) -> np.ndarray:
-        """For every node the smallest node of its component: int64 [N]."""
-        return self.find(np.arange(len(self._parent)))
+        """For every node the smallest node of its component: int [N], 4 or 8 bytes each. Nothing may follow."""
+        for start in range(0, len(self._parent), _BLOCK):
+            self.find(np.arange(start, min(start + _BLOCK, len(self._parent))))
+        return self._parent
 
 
 def connected_components(nodes: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Labels of ``nodes`` nodes under the edges in ``blocks`` (pairs of int [E] arrays): int64 [N]."""
+    """Labels of ``nodes`` nodes under the edges in ``blocks`` (pairs of int [E] arrays): see ``UnionFind.labels``."""
     sets = UnionFind(nodes)
     for a, b in blocks:
         sets.union(a, b)

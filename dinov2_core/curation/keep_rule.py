@@ -11,7 +11,8 @@ import numpy as np
 def keep_order(pixels: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Indices from the best to keep to the worst.
 
-    ``pixels`` int [N] is width × height, ``lengths`` int [N] the stored bytes, ``ids`` [N] texts.
+    ``pixels`` int [N] is width × height, ``lengths`` int [N] the stored bytes, ``ids`` [N] texts, or
+    numbers in the order of the texts.
     """
     compressed = -lengths / np.maximum(pixels, 1)
-    return np.lexsort((ids.astype(str), compressed, -pixels))
+    return np.lexsort((ids.astype(str) if ids.dtype == object else ids, compressed, -pixels))

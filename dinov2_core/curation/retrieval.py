@@ -5,11 +5,13 @@ Rules and constants of the DINOv2 paper, section 3 and appendix A.4. Mixing seve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core.curation.search_pairs import rank_in_groups
 
 SAMPLE_K = 4
 LARGE_SET = 1_000_000
@@ -40,11 +42,10 @@ class Draws:
         return len(self.pool) - len(np.unique(self.pool))
 
 
-def sample_based(queries: np.ndarray, search: NeighbourSearch, k: int = SAMPLE_K) -> Draws:
-    """The ``k`` nearest pool images of each query (float32 [Q, D])."""
-    found = search.top(queries, k)
-    starts = np.flatnonzero(np.diff(found.query, prepend=-1))
-    rank = np.arange(len(found.query)) - np.repeat(starts, np.diff(np.append(starts, len(found.query))))
+def sample_based(queries: np.ndarray, search: NeighbourSearch, k: int = SAMPLE_K, *, floor: float = -np.inf) -> Draws:
+    """The ``k`` nearest pool images of each query (float32 [Q, D]), as far as their cosine is over ``floor``."""
+    found = search.above(queries, floor, k)
+    rank = rank_in_groups(found.query)
     return Draws(
         pool=found.pool,
         query=found.query,
@@ -63,20 +64,26 @@ def cluster_based(
     min_hits: int = MIN_HITS,
     per_cluster: int = PER_CLUSTER,
     cap: int = CAP,
+    min_lift: float = 0.0,
+    floor: float = -np.inf,
     seed: int = 0,
 ) -> Draws:
     """At most ``per_cluster`` pool images of every cluster that more than ``min_hits`` queries fall into.
 
     The paper does not say which images of a cluster: here a seeded random sample, so that the cluster's own spread is
     kept. ``query_clusters`` int [Q], ``pool_clusters`` int [M] and ``pool_similarity`` float [M] (to the centroid) come
-    from ``clustering.assign``. More than ``cap`` draws are thinned at random.
+    from ``clustering.assign``. More than ``cap`` draws are thinned at random. Two rules beyond the paper, off by
+    default: a cluster's share of the queries must be ``min_lift`` times its share of the pool, and a member's cosine to
+    its centroid over ``floor``.
     """
     rng = np.random.default_rng(seed)
     hits = np.bincount(query_clusters) if len(query_clusters) else np.zeros(0, int)
+    sizes = np.bincount(pool_clusters, minlength=len(hits))[: len(hits)]
+    enough = hits * len(pool_clusters) >= min_lift * sizes * len(query_clusters)
     chosen = [np.zeros(0, np.int64)]
-    for cluster in np.flatnonzero(hits > min_hits):
-        members = np.flatnonzero(pool_clusters == cluster)
-        chosen.append(rng.permutation(members)[:per_cluster])
+    for cluster, members in _members(pool_clusters, np.flatnonzero((hits > min_hits) & enough)):
+        near = members[pool_similarity[members] > floor] if floor > -1 else members
+        chosen.append(np.random.default_rng([seed, cluster]).permutation(near)[:per_cluster])
     drawn = np.concatenate(chosen)
     retrieved = len(drawn)
     pool = rng.permutation(drawn)[:cap]
@@ -88,3 +95,31 @@ def cluster_based(
         rank=np.arange(len(pool), dtype=np.int32),
         retrieved=retrieved,
     )
+
+
+def _members(pool_clusters: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """``(cluster, its members)`` of each of ``wanted`` (sorted), by one sort and not one scan a cluster."""
+    chosen = np.zeros(int(wanted.max(initial=-1)) + 2, bool)
+    chosen[wanted] = True
+    pool = np.flatnonzero(chosen[np.minimum(pool_clusters, len(chosen) - 1)])
+    pool = pool[np.argsort(pool_clusters[pool], kind="stable")]
+    ends = np.searchsorted(pool_clusters[pool], wanted, side="right")
+    start = 0
+    for cluster, end in zip(wanted.tolist(), ends.tolist(), strict=True):
+        yield cluster, pool[start:end]
+        start = end
+
+
+def seed_floor(queries: np.ndarray, quantile: float) -> float:
+    """The cosine that a share ``quantile`` of the queries do not reach with their own nearest other query.
+
+    How alike the set is to itself says how alike a pool image must be to belong: 0 asks for the least that any query
+    has, 0.5 for what half of them have.
+    """
+    if len(queries) < 2:
+        return -np.inf
+    found = NeighbourSearch(queries).top(queries, 2)
+    other = found.similarity[found.query != found.pool]
+    query = found.query[found.query != found.pool]
+    _, first = np.unique(query, return_index=True)
+    return float(np.quantile(other[first], quantile))

@@ -22,7 +22,10 @@ class SetRecipe:
     """How the seed set ``name`` enters the mix; the constants are the DINOv2 paper's, appendix A.4.
 
     ``k`` is of sample mode; ``min_hits`` (a cluster counts with more seeds than this), ``per_cluster`` and ``cap`` are
-    of cluster mode.
+    of cluster mode. Two rules beyond the paper, off by default, keep out what is only the nearest of what there is:
+    ``floor`` ≥ 0 is a quantile of the seeds' cosines to their own nearest seed, which a pool image must reach (see
+    ``retrieval.seed_floor``); ``min_lift`` is how many times its share of the pool a cluster's share of the seeds must
+    be.
     """
 
     name: str
@@ -31,6 +34,8 @@ class SetRecipe:
     min_hits: int = MIN_HITS
     per_cluster: int = PER_CLUSTER
     cap: int = CAP
+    floor: float = -1.0
+    min_lift: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.modes or len(set(self.modes)) != len(self.modes):
@@ -65,16 +70,16 @@ def complete(recipes: Sequence[SetRecipe], sizes: Mapping[str, int], *, where: s
     return [named.get(name) or by_size(name, sizes[name]) for name in sorted(sizes)]
 
 
-def mix(draws: Sequence[tuple[str, Sequence[str]]], *, seed: int = 0) -> list[tuple[str, str]]:
-    """Each image once, ``(image id, source)``, in a seeded order; the first source that names an image keeps it.
+def mix(draws: Sequence[np.ndarray], names: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Each image once, in a seeded order, under the first of ``draws`` that has it: int64 [P], and that draw's number.
 
-    ``draws`` lists ``(source, image ids)`` in order of precedence.
+    ``draws`` holds numbers of images in order of precedence; ``names`` [N] are the images' ids by number. Which images
+    there are decides the order, and not who drew them.
     """
-    sources: dict[str, str] = {}
-    for source, ids in draws:
-        for name in ids:
-            sources.setdefault(name, source)
-    # Sorted first, so that the order depends on which images there are and not on who drew them.
-    names = sorted(sources)
-    order = np.random.default_rng(seed).permutation(len(names))
-    return [(names[i], sources[names[i]]) for i in order.tolist()]
+    first = np.full(len(names), -1, np.int16)
+    for number, drawn in enumerate(draws):
+        first[drawn[first[drawn] < 0]] = number
+    chosen = np.flatnonzero(first >= 0)
+    chosen = chosen[np.argsort(names[chosen], kind="stable")]
+    chosen = chosen[np.random.default_rng(seed).permutation(len(chosen))]
+    return chosen, first[chosen]

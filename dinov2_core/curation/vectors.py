@@ -1,11 +1,12 @@
 """Embeddings between tables (float16 lists beside ids) and matrices (float32), in one place.
 
-How they are computed or compared does not belong here; matrices that do not fit in memory are in ``disk_vectors``.
+How they are computed or compared does not belong here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,41 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows as tables hold them: float16 [N, D], in memory or in a file. What is read is float32 of unit length."""
+
+    values: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
+        return unit(np.asarray(self.values[index], dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class PickedRows:
+    """The rows of ``source`` at ``indices``, int [N], read when they are asked for."""
+
+    source: Rows
+    indices: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.indices), *self.source.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
+        return take(self.source, self.indices[index])
 
 
 def rows_of(matrix: Rows, start: int, stop: int) -> np.ndarray:

@@ -11,29 +11,34 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dinov2_core import tables
+from dinov2_core import stage, tables
 from dinov2_core.curation import vectors
 from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core.curation.scratch import MEMORY, Scratch
 from dinov2_core.errors import UserError
 from dinov2_core.stage import StageRun
-from dinov2_core.stages.copy_embeddings import kept_images
+from dinov2_core.stages import pool_tables
 from dinov2_core.stages.pair_alignment import align_pairs
 
 
 @dataclass(frozen=True)
 class Params:
-    """Defaults of the DINOv2 paper, appendix A.3. ``align``: also compare the pixels of each pair."""
+    """Defaults of the DINOv2 paper, appendix A.3. ``align``: also compare the pixels of each pair.
+
+    ``memory``: bytes for arrays over the pool, which go to files beyond it.
+    """
 
     k: int = 64
     threshold: float = 0.45
     align: bool = True
+    device: str = stage.efficiency("cpu")
+    memory: int = stage.efficiency(MEMORY)
 
 
 def run(run: StageRun) -> dict[str, Any]:
     """Search this batch's images among the reference images of the evaluation sets."""
     params: Params = run.params
     _same_embedding(run)
-    ids, matrix = vectors.sorted_unique(*vectors.from_table(run.read("copy_embeddings", "copy_embeddings")))
     names, reference = vectors.sorted_unique(*vectors.from_table(run.read("benchmark_sets", "copy_embeddings")))
     labelled = {row["image_id"]: row for row in run.read("benchmark_sets", "labelled").to_pylist()}
     if missing := [name for name in names.tolist() if name not in labelled]:
@@ -42,21 +47,25 @@ def run(run: StageRun) -> dict[str, Any]:
             where=run.where,
             todo="materialise benchmark_sets again",
         )
-    # Searched from the references' side: k bounds how many pool images one reference may claim, not the other way.
-    found = NeighbourSearch(matrix).above(reference, params.threshold, params.k)
-    order = np.lexsort((found.query, found.pool))
-    images, benchmark_ids = ids[found.pool[order]].tolist(), names[found.query[order]].tolist()
-    locations = {row["image_id"]: row for row in kept_images(run)} if params.align and images else {}
-    alignment = (
-        align_pairs(run, [(locations[x], labelled[y]) for x, y in zip(images, benchmark_ids, strict=True)])
-        if params.align
-        else [None] * len(images)
-    )
-    sets = [labelled[name]["dataset"] for name in benchmark_ids]
-    columns = [images, sets, benchmark_ids, found.similarity[order], alignment]
-    arrays = [pa.array(c, type=t) for c, t in zip(columns, tables.BENCHMARK_EDGES.types, strict=True)]
-    run.write_table("benchmark_edges", pa.table(arrays, schema=tables.BENCHMARK_EDGES))
-    return {"images": len(ids), "references": len(names), "edges": len(images)}
+    with Scratch(params.memory) as scratch:
+        index, matrix, _ = pool_tables.embeddings(run, "copy_embeddings", "copy_embeddings", scratch)
+        # Searched from the references' side: k bounds how many pool images one reference may claim, not the other way.
+        found = NeighbourSearch(matrix, device=params.device).above(reference, params.threshold, params.k)
+        order = np.lexsort((found.query, found.pool))
+        pool, similarity = found.pool[order], found.similarity[order]
+        benchmark_ids = names[found.query[order]].tolist()
+        alignment: Any = [None] * len(pool)
+        if params.align:
+            places = pool_tables.locations(run, "filtered_set", "verdicts", index, scratch)
+            here, which = np.unique(pool, return_inverse=True)
+            rows = places.at(here)
+            alignment = align_pairs(run, [(rows[i], labelled[y]) for i, y in zip(which, benchmark_ids, strict=True)])
+        images = index.text(pool)
+        sets = [labelled[name]["dataset"] for name in benchmark_ids]
+        columns = [images, sets, benchmark_ids, similarity, alignment]
+        arrays = [pa.array(c, type=t) for c, t in zip(columns, tables.BENCHMARK_EDGES.types, strict=True)]
+        run.write_table("benchmark_edges", pa.table(arrays, schema=tables.BENCHMARK_EDGES))
+        return {"images": len(index), "references": len(names), "edges": len(pool)}
 
 
 def _same_embedding(run: StageRun) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dinov2_core import tables
+from dinov2_core import stage, tables
 from dinov2_core.curation import vectors
-from dinov2_core.curation.clustering import Level, assign, hierarchical_kmeans, kmeans
+from dinov2_core.curation.clustering import Level, assigned, hierarchical_kmeans, kmeans
+from dinov2_core.curation.image_index import ImageIndex
+from dinov2_core.curation.scratch import MEMORY, Scratch
+from dinov2_core.curation.vectors import StoredRows
 from dinov2_core.errors import UserError
 from dinov2_core.stage import StageRun
+from dinov2_core.stages import pool_tables
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Params:
     """``clusters``: as in the DINOv2 paper, appendix A.4; no more than a third of the pool's images are made.
 
     ``levels``: numbers of clusters above the first, finest first, for hierarchical balanced sampling; with them the
-    first level is fitted in ``rounds`` of resampling too.
+    first level is fitted in ``rounds`` of resampling too. ``memory``: bytes for arrays over the pool, which go to
+    files beyond it.
     """
 
     clusters: int = 100_000
@@ -32,64 +37,68 @@ class Params:
     levels: tuple[int, ...] = ()
     rounds: int = 10
     nearest: int = 3
+    memory: int = stage.efficiency(MEMORY)
 
 
 def run(run: StageRun) -> dict[str, Any]:
     """Cluster the kept images of all batches."""
     params: Params = run.params
-    ids, matrix = pool(run)
-    count = max(1, min(params.clusters, len(ids) // 3))
-    if params.levels:
-        levels = hierarchical_kmeans(
-            matrix,
-            (count, *params.levels),
-            seed=params.seed,
-            rounds=params.rounds,
-            nearest=params.nearest,
-            iterations=params.iterations,
-        )
-        centroids = levels[0].centroids
-    else:
-        centroids = kmeans(matrix, count, seed=params.seed, iterations=params.iterations)
-        levels = []
-    stored = vectors.to_table([str(i) for i in range(len(centroids))], centroids)
-    # Assigned to the centroids as they are stored, so that whoever reads them assigns alike.
-    cluster, similarity = assign(matrix, vectors.from_table(stored)[1])
-    columns = [pa.array(ids.tolist(), pa.string()), pa.array(cluster), pa.array(similarity)]
-    run.write_table("clusters", pa.table(columns, schema=tables.CLUSTERS))
-    run.write_table("centroids", stored)
-    if levels:
-        run.write_table("tree", _tree(levels))
-    sizes = np.bincount(cluster, minlength=len(centroids))
-    return {
-        "images": len(ids),
-        "clusters": len(centroids),
-        "empty_clusters": int((sizes == 0).sum()),
-        "largest_cluster": int(sizes.max()),
-        "median_cluster": int(np.median(sizes)),
-        "levels": [len(level.centroids) for level in levels],
-        "mean_similarity": round(float(similarity.astype(np.float64).mean()), 4),
-    }
+    with Scratch(params.memory) as scratch:
+        index, matrix = pool(run, scratch)
+        count = max(1, min(params.clusters, len(index) // 3))
+        if params.levels:
+            levels = hierarchical_kmeans(
+                matrix,
+                (count, *params.levels),
+                seed=params.seed,
+                rounds=params.rounds,
+                nearest=params.nearest,
+                iterations=params.iterations,
+            )
+            centroids = levels[0].centroids
+        else:
+            centroids = kmeans(matrix, count, seed=params.seed, iterations=params.iterations)
+            levels = []
+        stored = vectors.to_table([str(i) for i in range(len(centroids))], centroids)
+        run.write_table("centroids", stored)
+        if levels:
+            run.write_table("tree", _tree(levels))
+        sizes = np.zeros(len(centroids), np.int64)
+        total = 0.0
+        # Assigned to the centroids as they are stored, so that whoever reads them assigns alike.
+        parts = assigned(matrix, vectors.from_table(stored)[1], block=pool_tables.BLOCK)
+        for part, (start, cluster, similarity) in enumerate(parts):
+            ids = index.text(slice(start, start + len(cluster)))
+            columns = [ids, pa.array(cluster), pa.array(similarity)]
+            run.write_table("clusters", pa.table(columns, schema=tables.CLUSTERS), part)
+            sizes += np.bincount(cluster, minlength=len(sizes))
+            total += float(similarity.astype(np.float64).sum())
+        return {
+            "images": len(index),
+            "clusters": len(centroids),
+            "empty_clusters": int((sizes == 0).sum()),
+            "largest_cluster": int(sizes.max()),
+            "median_cluster": int(np.median(sizes)),
+            "levels": [len(level.centroids) for level in levels],
+            "mean_similarity": round(total / len(index), 4),
+        }
 
 
-def pool(run: StageRun) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [N] (sorted) and embeddings float32 [N, D] of the images that ``deduplicated_set`` keeps.
+def pool(run: StageRun, scratch: Scratch) -> tuple[ImageIndex, StoredRows]:
+    """The images that ``deduplicated_set`` keeps, and their embeddings by position.
 
     Raises:
         UserError: nothing is kept, or images have no embedding.
     """
-    kept = run.read("deduplicated_set", "components", ["image_id", "keep"]).to_pylist()
-    wanted = np.array(sorted(row["image_id"] for row in kept if row["keep"]), dtype=str)
-    if not len(wanted):
+    index = pool_tables.kept_index(run, "deduplicated_set", "components", scratch)
+    if not len(index):
         raise UserError("the deduplicated set is empty", where=run.where, todo="crawl more, or look at its verdicts")
-    ids, matrix = vectors.sorted_unique(*vectors.from_table(run.read("embeddings", "embeddings")))
-    places = np.searchsorted(ids, wanted).clip(0, max(0, len(ids) - 1))
-    missing = len(wanted) if not len(ids) else int((ids[places] != wanted).sum())
+    _, matrix, missing = pool_tables.embeddings(run, "embeddings", "embeddings", scratch, index)
     if missing:
         raise UserError(
             f"{missing} images have no embedding", where=run.where, todo="materialise embeddings for all batches"
         )
-    return wanted, matrix[places]
+    return index, matrix
 
 
 def _tree(levels: list[Level]) -> pa.Table:

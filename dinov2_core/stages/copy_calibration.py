@@ -17,6 +17,7 @@ from dinov2_core.curation import blur, planting, vectors
 from dinov2_core.curation.copy_detection import CopyEmbedder
 from dinov2_core.curation.copy_rule import Scores
 from dinov2_core.curation.neighbours import NeighbourSearch, pair_similarity
+from dinov2_core.curation.vectors import Rows
 from dinov2_core.errors import UserError
 from dinov2_core.images.decode import Decoded, decode
 from dinov2_core.images.shards import ShardWriter, read_images
@@ -42,7 +43,7 @@ class Measured:
 
 
 def measure(
-    run: StageRun, ids: np.ndarray, matrix: np.ndarray, locations: Mapping[str, Any], *, sample: int, floor: float
+    run: StageRun, ids: np.ndarray, matrix: Rows, locations: Mapping[str, Any], *, sample: int, floor: float
 ) -> Measured:
     """Plant two copies of each of ``sample`` pool images and score them against the pool.
 

@@ -1,57 +1,109 @@
 """The stage ``copy_edges``: pairs of alike images within a batch, and between it and every earlier batch.
 
-An edge is a finding with scores; which edges make copies is decided by ``deduplicated_set``.
+An edge is a finding with scores; which edges make copies is decided by ``deduplicated_set``. Over all batches the
+edges hold the ``k`` nearest of every image among all images, however these were cut into batches: see ``_both_ways``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from dinov2_core import tables
-from dinov2_core.curation import vectors
-from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core import stage, tables
+from dinov2_core.curation.image_index import ImageIndex
+from dinov2_core.curation.neighbours import Kind, NeighbourSearch, choose, measured_recall
+from dinov2_core.curation.scratch import MEMORY, Scratch
+from dinov2_core.curation.vectors import PickedRows, Rows
 from dinov2_core.stage import StageRun
-from dinov2_core.stages.copy_embeddings import kept_images
+from dinov2_core.stages import pool_tables
 from dinov2_core.stages.pair_alignment import align_pairs
+
+_PART = 1 << 20
+"""Edges written at once."""
 
 
 @dataclass(frozen=True)
 class Params:
     """Defaults of the DINOv2 paper, appendix A.3; a lower ``threshold`` stores more candidates for ``align`` to judge.
 
-    ``align``: also compare the pixels of each pair.
+    ``align``: also compare the pixels of each pair. ``search``: see ``neighbours.choose``; what is not exact is
+    reported with its recall. ``memory``: bytes for arrays over the pool, which go to files beyond it.
     """
 
     k: int = 64
     threshold: float = 0.6
     align: bool = True
+    search: Literal["auto", "exact", "ivf", "ivf-pq"] = "auto"
+    device: str = stage.efficiency("cpu")
+    memory: int = stage.efficiency(MEMORY)
 
 
 def run(run: StageRun) -> dict[str, Any]:
     """Search this batch's images among those of this batch and the earlier ones."""
     params: Params = run.params
-    ids, matrix = vectors.sorted_unique(*vectors.from_table(run.read("copy_embeddings", "copy_embeddings")))
-    own, _ = vectors.from_table(run.read("copy_embeddings", "copy_embeddings", partition=run.partition))
-    mine = np.searchsorted(ids, np.unique(own.astype(str))) if len(own) else np.zeros(0, np.int64)
+    with Scratch(params.memory) as scratch:
+        index, matrix, _ = pool_tables.embeddings(run, "copy_embeddings", "copy_embeddings", scratch)
+        fresh = _fresh(run, index)
+        mine = np.flatnonzero(fresh)
+        kind: Kind = choose(len(index), len(mine), 512) if params.search == "auto" else params.search
+        search = NeighbourSearch(matrix, kind=kind, device=params.device)
+        pairs, similarity = _both_ways(search, matrix, mine, np.flatnonzero(~fresh), params)
+        alignment = np.zeros(0, np.float32)
+        if params.align:
+            places = pool_tables.locations(run, "filtered_set", "verdicts", index, scratch)
+            ends = np.unique(pairs)
+            rows = places.at(ends)
+            first, second = (np.searchsorted(ends, pairs[:, side]) for side in (0, 1))
+            alignment = align_pairs(run, [(rows[a], rows[b]) for a, b in zip(first, second, strict=True)])
+        for part in range(max(1, -(-len(pairs) // _PART))):
+            some = slice(part * _PART, (part + 1) * _PART)
+            ends_text = [index.text(pairs[some, side]) for side in (0, 1)]
+            aligned = pa.array(alignment[some]) if params.align else pa.nulls(len(pairs[some]), pa.float32())
+            columns = [*ends_text, pa.array(similarity[some]), aligned]
+            run.write_table("edges", pa.table(columns, schema=tables.EDGES), part)
+        found: dict[str, Any] = {"images": len(mine), "searched": len(index), "edges": len(pairs), "search": kind}
+        if kind != "exact" and len(mine):
+            found["recall"] = round(measured_recall(search, PickedRows(matrix, mine), params.k), 4)
+        return found
+
+
+def _fresh(run: StageRun, index: ImageIndex) -> np.ndarray:
+    """Which images of the index are this batch's and in no earlier one: bool [N]."""
+    own, earlier = np.zeros(len(index), bool), np.zeros(len(index), bool)
+    for partition in [m.partition for m in run.manifests("copy_embeddings")]:
+        seen = own if partition == run.partition else earlier
+        for block in pool_tables.blocks(run, "copy_embeddings", "copy_embeddings", ["image_id"], partition=partition):
+            seen[index.find(pool_tables.ids(block))] = True
+    return own & ~earlier
+
+
+def _both_ways(
+    search: NeighbourSearch, matrix: Rows, mine: np.ndarray, others: np.ndarray, params: Params
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of positions, smaller first, int64 [P, 2], sorted and each once; and their cosines, float32 [P].
+
+    They hold the ``k`` nearest of each of ``mine`` among all, and whichever of ``mine`` may be among the ``k`` nearest
+    of one of ``others``: a new image with fewer than ``k`` neighbours has named them all, and for those with more, the
+    earlier images are searched too.
+    """
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    crowded = []
     # One more neighbour than asked: every image is its own nearest.
-    found = NeighbourSearch(matrix).above(matrix[mine], params.threshold, params.k + 1)
-    query = mine[found.query]
-    apart = query != found.pool
-    low, high = np.minimum(query, found.pool)[apart], np.maximum(query, found.pool)[apart]
-    pairs, first = np.unique(np.stack([low, high], axis=1), axis=0, return_index=True)
-    similarity = found.similarity[apart][first]
-    locations = {row["image_id"]: row for row in kept_images(run)} if params.align and len(pairs) else {}
-    a, b = ids[pairs[:, 0]].tolist(), ids[pairs[:, 1]].tolist()
-    alignment = (
-        align_pairs(run, [(locations[x], locations[y]) for x, y in zip(a, b, strict=True)])
-        if params.align
-        else [None] * len(a)
-    )
-    columns = [a, b, similarity, alignment]
-    arrays = [pa.array(c, type=t) for c, t in zip(columns, tables.EDGES.types, strict=True)]
-    run.write_table("edges", pa.table(arrays, schema=tables.EDGES))
-    return {"images": len(mine), "searched": len(ids), "edges": len(pairs)}
+    for part in search.stream(PickedRows(matrix, mine), params.k + 1, params.threshold):
+        query = mine[part.query]
+        apart = query != part.pool
+        found.append((query[apart], part.pool[apart], part.similarity[apart]))
+        which, counts = np.unique(query[apart], return_counts=True)
+        crowded.append(which[counts >= params.k])
+    full = np.concatenate([np.zeros(0, np.int64), *crowded])
+    if len(full) and len(others):
+        back = NeighbourSearch(PickedRows(matrix, full), device=params.device)
+        near = back.stream(PickedRows(matrix, others), params.k, params.threshold)
+        found += [(others[part.query], full[part.pool], part.similarity) for part in near]
+    empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    a, b, similarity = (np.concatenate(parts) for parts in zip(empty, *found, strict=True))
+    codes, first = np.unique(np.minimum(a, b) * len(matrix) + np.maximum(a, b), return_index=True)
+    return np.stack(np.divmod(codes, max(1, len(matrix))), axis=1), similarity[first]

@@ -1,29 +1,30 @@
 """The stage ``curated_lvd``: what is trained on. Draws around the seeds, their mix, its composition, training shards.
 
-The rules of drawing and mixing are in ``curation/retrieval``, ``curation/selection`` and ``curation/balanced``.
+The rules of drawing and mixing are in ``curation/retrieval``, ``curation/selection`` and ``curation/balanced``; packing
+is in ``curated_shards``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from dinov2_core import stage, tables
 from dinov2_core.curation import composition, vectors
 from dinov2_core.curation.balanced import balanced_sample
 from dinov2_core.curation.clustering import assign
+from dinov2_core.curation.image_index import ImageIndex, to_bytes
 from dinov2_core.curation.neighbours import NeighbourSearch
-from dinov2_core.curation.retrieval import Draws, cluster_based, sample_based
+from dinov2_core.curation.retrieval import Draws, cluster_based, sample_based, seed_floor
+from dinov2_core.curation.scratch import MEMORY, Scratch
 from dinov2_core.curation.selection import SetRecipe, complete, mix
 from dinov2_core.errors import UserError
-from dinov2_core.images.decode import EXTENSIONS, Refused, probe
-from dinov2_core.images.shards import ShardWriter, read_image
 from dinov2_core.stage import StageRun
+from dinov2_core.stages import curated_shards, pool_tables
 from dinov2_core.stages.clusters import pool
-from dinov2_core.storage import Store
 
 POOL = "pool"
 """The dataset's name in the rows of balanced draws, which no seed set asked for."""
@@ -33,116 +34,165 @@ POOL = "pool"
 class Params:
     """``recipe``: how each seed set enters; a set without one follows the paper's rule (``selection.by_size``).
 
-    ``balanced``: this many images more, drawn evenly over the cluster tree of the whole pool.
+    ``balanced``: this many images more, drawn evenly over the cluster tree of the whole pool. ``memory``: bytes for
+    arrays over the pool, which go to files beyond it.
     """
 
     recipe: tuple[SetRecipe, ...] = ()
     balanced: int = 0
     seed: int = 0
     images_per_task: int = stage.efficiency(1000)
+    device: str = stage.efficiency("cpu")
+    memory: int = stage.efficiency(MEMORY)
 
 
 @dataclass(frozen=True)
 class _Pool:
-    ids: np.ndarray
+    index: ImageIndex
     search: NeighbourSearch
     clusters: np.ndarray
     similarity: np.ndarray
     centroids: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Seeds:
+    """The seed images of all sets, those that leak left out, and which of them each set has."""
+
+    index: ImageIndex
+    rows: dict[str, dict[str, Any]]
+    matrix: np.ndarray
+    sets: dict[str, np.ndarray]
+    leaked: int
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What one set draws in one mode: numbers of images, the pool's first and then the seeds'."""
+
+    source: str
+    images: np.ndarray
+    line: composition.Line
+    collisions: int
+
+
 def run(run: StageRun) -> dict[str, Any]:
     """Draw for each seed set, mix, count, pack."""
     params: Params = run.params
-    seeds = _seed_sets(run)
-    sizes = {name: len(rows) for name, rows in seeds.items()}
-    recipes = complete(params.recipe, sizes, where=run.where)
-    found = _pool(run)
-    seed_ids, seed_matrix = vectors.sorted_unique(*vectors.from_table(run.read("seed_embeddings", "embeddings")))
-    tasks = _tasks(run)
-    rows: list[dict[str, Any]] = []
-    lines: list[composition.Line] = []
-    taken: list[tuple[str, list[str]]] = []
-    collisions = 0
-    for recipe in recipes:
-        names = np.array(sorted(row["image_id"] for row in seeds[recipe.name]), dtype=str)
-        queries = _seed_vectors(run, recipe.name, names, seed_ids, seed_matrix)
-        for mode in recipe.modes:
-            draws = None if mode == "as is" else _draw(mode, recipe, queries, found, params.seed)
-            drawn = names.tolist() if draws is None else found.ids[draws.pool].tolist()
-            rows += _as_is(recipe.name, names) if draws is None else _rows(recipe.name, mode, draws, names, found.ids)
-            retrieved = len(drawn) if draws is None else draws.retrieved
-            collisions += 0 if draws is None else draws.collisions
-            task = tasks.get(recipe.name, "")
-            lines.append(composition.Line(task, recipe.name, len(names), mode, retrieved, len(drawn)))
-            taken.append((f"{recipe.name}, {mode}", drawn))
-    if params.balanced:
-        drawn = _balanced(run, found, params)
-        rows += [_row(POOL, "balanced", name, i) for i, name in enumerate(drawn)]
-        lines.append(composition.Line("", POOL, 0, "balanced", len(drawn), len(drawn)))
-        taken.append((f"{POOL}, balanced", drawn))
-    chosen = mix(taken, seed=params.seed)
-    if not chosen:
-        raise UserError(
-            "the recipe draws no image", where=run.where, todo="lower min_hits, or use the modes 'sample' or 'as is'"
-        )
-    run.write_table("selections", tables.from_rows(rows, tables.SELECTIONS))
-    run.write_table("composition", tables.from_rows([asdict(line) for line in lines], tables.COMPOSITION))
-    run.write_file("composition", "md", composition.markdown(lines).encode())
-    _pack(run, chosen, seeds)
-    sources = [source for _, source in chosen]
-    return {
-        "pool": len(found.ids),
-        "draws": len(rows),
-        "collisions": collisions,
-        "images": len(chosen),
-        "sources": {source: sources.count(source) for source in sorted(set(sources))},
-    }
+    with Scratch(params.memory) as scratch:
+        found = _pool(run, scratch)
+        seeds = _seeds(run, scratch)
+        recipes = complete(params.recipe, {name: len(at) for name, at in seeds.sets.items()}, where=run.where)
+        tasks = {s["name"]: s.get("task", "") for m in run.manifests("seed_sets") for s in m.params.get("sets", ())}
+        drawn: list[_Drawn] = []
+        rows = 0
+        for recipe in recipes:
+            for mode in recipe.modes:
+                table, one = _draw(mode, recipe, seeds, found, params.seed, tasks.get(recipe.name, ""))
+                rows += _write_draws(run, table, len(drawn))
+                drawn.append(one)
+        if params.balanced:
+            table, one = _balanced(run, found, params)
+            rows += _write_draws(run, table, len(drawn))
+            drawn.append(one)
+        names = scratch.empty(len(found.index) + len(seeds.index), found.index.ids.dtype)
+        names[: len(found.index)], names[len(found.index) :] = found.index.ids, seeds.index.ids
+        # A seed that the pool keeps as well is the pool's image: its faces have been blurred there.
+        same = found.index.find(seeds.index.ids)
+        for one in drawn:
+            seed = one.images >= len(found.index)
+            own = one.images[seed] - len(found.index)
+            one.images[seed] = np.where(same[own] >= 0, same[own], one.images[seed])
+        chosen, source = mix([one.images for one in drawn], names, seed=params.seed)
+        if not len(chosen):
+            raise UserError(
+                "the recipe draws no image",
+                where=run.where,
+                todo="lower min_hits, or use the modes 'sample' or 'as is'",
+            )
+        lines = [one.line for one in drawn]
+        run.write_table("composition", tables.from_rows([asdict(line) for line in lines], tables.COMPOSITION))
+        run.write_file("composition", "md", composition.markdown(lines).encode())
+        sources = [one.source for one in drawn]
+        curated_shards.pack(run, found.index, seeds.index, seeds.rows, chosen, source, sources, scratch)
+        counts = np.bincount(source, minlength=len(sources)).tolist()
+        return {
+            "pool": len(found.index),
+            "draws": rows,
+            # Draws of an image that its own set and mode, or that any, had drawn already.
+            "collisions": sum(one.collisions for one in drawn),
+            "cross_collisions": sum(len(one.images) for one in drawn) - len(chosen),
+            "leaking_seeds": seeds.leaked,
+            "images": len(chosen),
+            "sources": {name: count for name, count in sorted(zip(sources, counts, strict=True)) if count},
+        }
 
 
-def _seed_sets(run: StageRun) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each seed set by its name, each image once."""
-    sets: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in run.read("seed_sets", "labelled").to_pylist():
-        sets.setdefault(row["dataset"], {}).setdefault(row["image_id"], row)
-    if not sets:
-        raise UserError("there are no seeds", where=run.where, todo="give seed_sets a set with at least one image")
-    return {name: list(rows.values()) for name, rows in sorted(sets.items())}
-
-
-def _tasks(run: StageRun) -> dict[str, str]:
-    """What each seed set is for (the first column of the paper's table 15), as its stage was told."""
-    return {s["name"]: s.get("task", "") for m in run.manifests("seed_sets") for s in m.params.get("sets", ())}
-
-
-def _pool(run: StageRun) -> _Pool:
-    ids, matrix = pool(run)
-    table = run.read("clusters", "clusters").to_pydict()
-    place = {name: i for i, name in enumerate(table["image_id"])}
-    order = [place[name] for name in ids.tolist()]
+def _pool(run: StageRun, scratch: Scratch) -> _Pool:
+    index, matrix = pool(run, scratch)
+    clusters, similarity = scratch.full(len(index), np.int32, 0), scratch.full(len(index), np.float32, 0)
+    for block in pool_tables.blocks(run, "clusters", "clusters"):
+        at = index.find(pool_tables.ids(block))
+        clusters[at], similarity[at] = block.column("cluster").to_numpy(), block.column("similarity").to_numpy()
     _, centroids = vectors.from_table(run.read("clusters", "centroids"))
-    return _Pool(
-        ids,
-        NeighbourSearch(matrix),
-        np.array(table["cluster"], dtype=np.int64)[order],
-        np.array(table["similarity"], dtype=np.float32)[order],
-        centroids,
-    )
+    search = NeighbourSearch(matrix, device=run.params.device)
+    return _Pool(index, search, clusters, similarity, centroids)
 
 
-def _seed_vectors(run: StageRun, name: str, wanted: np.ndarray, ids: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    places = np.searchsorted(ids, wanted).clip(0, max(0, len(ids) - 1))
-    missing = len(wanted) if not len(ids) else int((ids[places] != wanted).sum())
+def _seeds(run: StageRun, scratch: Scratch) -> _Seeds:
+    """The seeds that are no benchmark's images.
+
+    A seed enters the set as it is, so it must not leak either: it is left out where it is an evaluation image itself
+    or where the pool holds it and has dropped it as a leak.
+    """
+    table = run.read("seed_sets", "labelled")
+    if not len(table):
+        raise UserError("there are no seeds", where=run.where, todo="give seed_sets a set with at least one image")
+    rows = {row["image_id"]: row for row in reversed(table.to_pylist())}
+    index = ImageIndex.build([to_bytes(table.column("image_id"))], len(table), scratch)
+    leaks = np.zeros(len(index), bool)
+    for block in pool_tables.blocks(run, "deduplicated_set", "components"):
+        at = index.find(pool_tables.ids(block))
+        here = np.flatnonzero(at >= 0)
+        for row in block.take(pa.array(here)).to_pylist():
+            # The pool's bytes: there its faces have been blurred.
+            rows[row["image_id"]] |= {name: row[name] for name in pool_tables.LOCATION}
+        dropped = [reason.startswith("leak of") for reason in block.column("reason").take(pa.array(here)).to_pylist()]
+        leaks[at[here]] |= np.array(dropped, bool)
+    for block in pool_tables.blocks(run, "benchmark_sets", "copy_embeddings", ["image_id"]):
+        at = index.find(pool_tables.ids(block))
+        leaks[at[at >= 0]] = True
+    _, matrix, missing = pool_tables.embeddings(run, "seed_embeddings", "embeddings", scratch, index)
     if missing:
-        raise UserError(
-            f"{missing} seeds of '{name}' have no embedding", where=run.where, todo="materialise seed_embeddings"
-        )
-    return matrix[places]
+        raise UserError(f"{missing} seeds have no embedding", where=run.where, todo="materialise seed_embeddings")
+    datasets = np.array(table.column("dataset").to_pylist(), dtype=str)
+    at = index.find(to_bytes(table.column("image_id")))
+    sets = {str(name): np.unique(at[(datasets == name) & ~leaks[at]]) for name in np.unique(datasets)}
+    return _Seeds(index, rows, matrix[:], sets, int(leaks.sum()))
 
 
-def _draw(mode: str, recipe: SetRecipe, queries: np.ndarray, found: _Pool, seed: int) -> Draws:
+def _draw(mode: str, recipe: SetRecipe, seeds: _Seeds, found: _Pool, seed: int, task: str) -> tuple[pa.Table, _Drawn]:
+    """The rows of the table ``selections``, and what is drawn."""
+    at = seeds.sets[recipe.name]
+    source = f"{recipe.name}, {mode}"
+    if mode == "as is":
+        line = composition.Line(task, recipe.name, len(at), mode, len(at), len(at))
+        table = _table(seeds.index.text(at), recipe.name, mode, np.arange(len(at)))
+        return table, _Drawn(source, at + len(found.index), line, 0)
+    draws = _retrieve(mode, recipe, seeds.matrix[at], found, seed)
+    by = None
     if mode == "sample":
-        return sample_based(queries, found.search, recipe.k)
+        by = seeds.index.text(at[draws.query])
+    ids = found.index.text(draws.pool)
+    table = _table(ids, recipe.name, mode, draws.rank, seed=by, cluster=draws.cluster, similarity=draws.similarity)
+    line = composition.Line(task, recipe.name, len(at), mode, draws.retrieved, len(draws.pool))
+    return table, _Drawn(source, draws.pool.copy(), line, draws.collisions)
+
+
+def _retrieve(mode: str, recipe: SetRecipe, queries: np.ndarray, found: _Pool, seed: int) -> Draws:
+    floor = seed_floor(queries, recipe.floor) if recipe.floor >= 0 else -np.inf
+    if mode == "sample":
+        return sample_based(queries, found.search, recipe.k, floor=floor)
     hit, _ = assign(queries, found.centroids)
     return cluster_based(
         hit,
@@ -151,81 +201,48 @@ def _draw(mode: str, recipe: SetRecipe, queries: np.ndarray, found: _Pool, seed:
         min_hits=recipe.min_hits,
         per_cluster=recipe.per_cluster,
         cap=recipe.cap,
+        min_lift=recipe.min_lift,
+        floor=floor,
         seed=seed,
     )
 
 
-def _row(dataset: str, mode: str, name: str, rank: int) -> dict[str, Any]:
-    return {"image_id": name, "dataset": dataset, "mode": mode, "cluster": -1, "rank": rank}
-
-
-def _as_is(dataset: str, names: np.ndarray) -> list[dict[str, Any]]:
-    return [_row(dataset, "as is", name, i) for i, name in enumerate(names.tolist())]
-
-
-def _rows(dataset: str, mode: str, draws: Draws, seeds: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
-    return [
-        {
-            "image_id": ids[pool_index],
-            "dataset": dataset,
-            "mode": mode,
-            "seed_id": seeds[query] if query >= 0 else None,
-            "cluster": cluster,
-            "similarity": similarity,
-            "rank": rank,
-        }
-        for pool_index, query, cluster, similarity, rank in zip(
-            draws.pool.tolist(),
-            draws.query.tolist(),
-            draws.cluster.tolist(),
-            draws.similarity.tolist(),
-            draws.rank.tolist(),
-            strict=True,
-        )
+def _table(
+    ids: pa.Array,
+    dataset: str,
+    mode: str,
+    rank: np.ndarray,
+    *,
+    seed: pa.Array | None = None,
+    cluster: np.ndarray | None = None,
+    similarity: np.ndarray | None = None,
+) -> pa.Table:
+    count = len(ids)
+    columns = [
+        ids,
+        pa.repeat(pa.scalar(dataset), count),
+        pa.repeat(pa.scalar(mode), count),
+        pa.nulls(count, pa.string()) if seed is None else seed,
+        pa.array(np.full(count, -1, np.int32) if cluster is None else cluster),
+        pa.nulls(count, pa.float32()) if similarity is None else pa.array(similarity),
+        pa.array(rank.astype(np.int32)),
     ]
+    return pa.table(columns, schema=tables.SELECTIONS)
 
 
-def _balanced(run: StageRun, found: _Pool, params: Params) -> list[str]:
+def _write_draws(run: StageRun, table: pa.Table, number: int) -> int:
+    run.write_table("selections", table, number)
+    return len(table)
+
+
+def _balanced(run: StageRun, found: _Pool, params: Params) -> tuple[pa.Table, _Drawn]:
     levels = [found.clusters]
     if any(m.table("tree") for m in run.manifests("clusters")):
         tree = run.read("clusters", "tree").to_pydict()
         level, parent = np.array(tree["level"]), np.array(tree["parent"])
         # Rows are written in order of cluster.
         levels += [parent[level == depth] for depth in np.unique(level)]
-    return found.ids[balanced_sample(levels, params.balanced, seed=params.seed)].tolist()
-
-
-def _pack(run: StageRun, chosen: list[tuple[str, str]], seeds: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Copy the chosen images' bytes, in the mix's order, into training shards."""
-    columns = ["image_id", *(name for name, _ in tables.LOCATION)]
-    location = {row["image_id"]: row for rows in seeds.values() for row in rows}
-    # A pool image that is also a seed is taken from the pool: its faces have been blurred there.
-    location |= {row["image_id"]: row for row in run.read("deduplicated_set", "components", columns).to_pylist()}
-    size = run.params.images_per_task
-    tasks = {
-        f"{start // size:05d}": {
-            "images": [
-                {"image_id": name, "source": source, **{key: location[name][key] for key in columns[1:]}}
-                for name, source in chosen[start : start + size]
-            ],
-            "folder": run.folder,
-        }
-        for start in range(0, len(chosen), size)
-    }
-    run.map(_pack_task, tasks, label="packing", unit=lambda summary: int(summary["images"]), total=len(chosen))
-
-
-def _pack_task(task: Mapping[str, Any]) -> dict[str, Any]:
-    store = Store(task["root"])
-    images = [dict(row) for row in task["images"]]
-    with ShardWriter(store, task["folder"], max_images=max(1, len(images))) as writer:
-        for row in images:
-            data = read_image(store, row)
-            kind = probe(data)
-            # The filter and the seeds' stage have decoded every image that gets here.
-            assert not isinstance(kind, Refused)
-            writer.add(data, EXTENSIONS[kind.format], identity=row["image_id"])
-    rows = [{**row, **writer.locations[row["image_id"]]} for row in images]
-    path = task["stem"].format(name="packed") + ".parquet"
-    packed = store.write_table(path, tables.from_rows(rows, tables.PACKED))
-    return {"files": [*writer.files, packed], "images": len(images)}
+    drawn = balanced_sample(levels, params.balanced, seed=params.seed)
+    line = composition.Line("", POOL, 0, "balanced", len(drawn), len(drawn))
+    table = _table(found.index.text(drawn), POOL, "balanced", np.arange(len(drawn)))
+    return table, _Drawn(f"{POOL}, balanced", drawn, line, 0)

@@ -11,15 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from dinov2_core import tables
-from dinov2_core.curation import vectors
-from dinov2_core.curation.components import connected_components
+from dinov2_core import stage, tables
+from dinov2_core.curation.components import UnionFind
 from dinov2_core.curation.copy_rule import CopyRule, Fit, fit
+from dinov2_core.curation.image_index import ImageIndex, to_bytes
 from dinov2_core.curation.keep_rule import keep_order
+from dinov2_core.curation.scratch import MEMORY, Scratch
+from dinov2_core.curation.search_pairs import rank_in_groups
 from dinov2_core.stage import StageRun
+from dinov2_core.stages import pool_tables
 from dinov2_core.stages.copy_calibration import Measured, measure
-from dinov2_core.stages.copy_embeddings import kept_images
+from dinov2_core.stages.edge_blocks import CopyEdges
+from dinov2_core.stages.pool_tables import Locations
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Params:
     beside them. ``precision`` and ``benchmark_precision`` are what the fits must keep: a leak that stays costs more
     than an image that goes. ``copy_share`` and ``leak_share``: how many images have a copy in the pool, and how many
     references one, as far as one can guess; they scale the measured rates to the pool.
+    ``memory``: bytes for arrays over the pool, which go to files beyond it.
     """
 
     threshold: float = 0.6
@@ -40,91 +46,135 @@ class Params:
     benchmark_precision: float = 0.5
     copy_share: float = 0.05
     leak_share: float = 0.03
+    memory: int = stage.efficiency(MEMORY)
 
 
 def run(run: StageRun) -> dict[str, Any]:
     """Judge all edges, join their images and keep one of each component that touches no benchmark."""
     params: Params = run.params
-    images = {row["image_id"]: row for row in kept_images(run)}
-    ids = np.array(sorted(images), dtype=object)
-    if params.calibrate and len(ids) > 1:
-        rule, leak_rule, report = _calibrated(run, params, images)
-    else:
+    with Scratch(params.memory) as scratch:
+        index = pool_tables.kept_index(run, "filtered_set", "verdicts", scratch)
+        places = pool_tables.locations(run, "filtered_set", "verdicts", index, scratch)
+        report: dict[str, Any] = {}
         rule, leak_rule = CopyRule(params.threshold), CopyRule(params.benchmark_threshold)
-        report = {}
-    index = {name: position for position, name in enumerate(ids)}
-    edges = run.read("copy_edges", "edges")
-    copies = _accepted(edges, rule)
-    a, b = (np.array([index[v] for v in copies.column(c).to_pylist()], dtype=np.int64) for c in ("a", "b"))
-    labels = connected_components(len(ids), [(a, b)])
-    leaks = _accepted(run.read("benchmark_edges", "benchmark_edges"), leak_rule).to_pylist()
-    leaked: dict[int, dict[str, Any]] = {}
-    for edge in sorted(leaks, key=lambda e: (-e["similarity"], e["image_id"], e["benchmark_id"])):
-        leaked.setdefault(int(labels[index[edge["image_id"]]]), edge)
-    rows = _judge(run, ids, labels, images, leaked)
-    run.write_table("components", tables.from_rows(rows, tables.COMPONENTS))
-    sizes = np.bincount(labels, minlength=len(ids)) if len(ids) else np.zeros(0, int)
-    return {
-        "images": len(ids),
-        "components": int((sizes > 0).sum()),
-        "largest_component": int(sizes.max(initial=0)),
-        "edges": edges.num_rows,
-        "copy_edges": len(a),
-        "leak_edges": len(leaks),
-        "copies_dropped": sum(row["reason"].startswith("copy of") for row in rows),
-        "leaks_dropped": sum(row["reason"].startswith("leak of") for row in rows),
-        "kept": sum(row["keep"] for row in rows),
-        "rule": asdict(rule),
-        "benchmark_rule": asdict(leak_rule),
-        "paper": {"threshold": 0.6, "benchmark_threshold": 0.45},
-        **report,
-    }
+        if params.calibrate and len(index) > 1:
+            rule, leak_rule, report = _calibrated(run, params, index, places, scratch)
+        edges = CopyEdges(run, index, scratch)
+        sets = UnionFind(len(index))
+        copies = 0
+        for some in edges.blocks():
+            accepted = rule.accepts(some.similarity, some.alignment)
+            sets.union(some.a[accepted], some.b[accepted])
+            copies += int(accepted.sum())
+        labels = sets.labels()
+        sizes = np.zeros(len(index), np.int32)
+        for start in range(0, len(index), pool_tables.BLOCK):
+            np.add.at(sizes, labels[start : start + pool_tables.BLOCK], 1)
+        leaks, leaked = _leaked(run, index, labels, leak_rule)
+        counts = _write(run, index, labels, sizes, places, leaked, scratch)
+        return {
+            "images": len(index),
+            "components": int((sizes > 0).sum()),
+            "largest_component": int(sizes.max(initial=0)),
+            "edges": edges.count,
+            "copy_edges": copies,
+            "leak_edges": leaks,
+            **counts,
+            "rule": asdict(rule),
+            "benchmark_rule": asdict(leak_rule),
+            "paper": {"threshold": 0.6, "benchmark_threshold": 0.45},
+            **report,
+        }
 
 
-def _accepted(edges: pa.Table, rule: CopyRule) -> pa.Table:
-    scores = [edges.column(name).to_numpy(zero_copy_only=False) for name in ("similarity", "alignment")]
-    return edges.filter(pa.array(rule.accepts(scores[0], scores[1].astype(np.float64)), pa.bool_()))
+def _leaked(run: StageRun, index: ImageIndex, labels: np.ndarray, rule: CopyRule) -> tuple[int, dict[int, str]]:
+    """How many edges to references are leaks, and for each component touched the benchmark of its closest edge."""
+    k = min((int(m.params["k"]) for m in run.manifests("benchmark_edges")), default=64)
+    table = run.read("benchmark_edges", "benchmark_edges")
+    # A batch may hold an image that an earlier one had: the edge is then found twice.
+    table = table.group_by(["image_id", "benchmark", "benchmark_id", "similarity", "alignment"]).aggregate([])
+    order = [("benchmark_id", "ascending"), ("similarity", "descending"), ("image_id", "ascending")]
+    table = table.select(tables.BENCHMARK_EDGES.names).sort_by(order)
+    references = np.unique(np.array(table.column("benchmark_id").to_pylist(), dtype=str), return_inverse=True)[1]
+    scores = [table.column(name).to_numpy().astype(np.float64) for name in ("similarity", "alignment")]
+    accepted = (rank_in_groups(references) < k) & rule.accepts(scores[0], scores[1])
+    leaks = table.filter(pa.array(accepted, pa.bool_()))
+    positions = index.find(to_bytes(leaks.column("image_id")))
+    leaked: dict[int, str] = {}
+    # Of a component's leaks the most alike one names it, of equals the first by id.
+    rows = zip(leaks.to_pylist(), positions.tolist(), strict=True)
+    for edge, at in sorted(rows, key=lambda x: (-x[0]["similarity"], x[0]["image_id"], x[0]["benchmark_id"])):
+        leaked.setdefault(int(labels[at]), edge["benchmark"])
+    return len(positions), leaked
 
 
-def _judge(
+def _best(run: StageRun, index: ImageIndex, labels: np.ndarray, places: Locations, scratch: Scratch) -> np.ndarray:
+    """For every label the position of its component's image to keep: int64 [N], −1 where no component has the label."""
+    pixels = scratch.full(len(index), np.int64, 0)
+    for block in pool_tables.kept(run, "filtered_set", "verdicts", ["width", "height"]):
+        at = index.find(pool_tables.ids(block))
+        pixels[at] = block.column("width").to_numpy().astype(np.int64) * block.column("height").to_numpy()
+    best = scratch.full(len(index), np.int64, -1)
+    for start in range(0, len(index), pool_tables.BLOCK):
+        own = np.arange(start, min(start + pool_tables.BLOCK, len(index)))
+        earlier = best[np.unique(labels[own])]
+        # The best so far competes again. Positions sort as ids do.
+        some = np.concatenate([earlier[earlier >= 0], own])
+        order = some[keep_order(pixels[some], places.length[some], some)]
+        found, first = np.unique(labels[order], return_index=True)
+        best[found] = order[first]
+    return best
+
+
+def _write(
     run: StageRun,
-    ids: np.ndarray,
+    index: ImageIndex,
     labels: np.ndarray,
-    images: dict[str, dict[str, Any]],
-    leaked: dict[int, dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """One row an image, in order of id."""
-    sizes = np.bincount(labels, minlength=len(ids))
-    shapes = run.read("filtered_set", "verdicts", ["image_id", "keep", "width", "height"]).to_pylist()
-    pixels = {row["image_id"]: row["width"] * row["height"] for row in shapes if row["keep"]}
-    order = keep_order(
-        np.array([pixels[i] for i in ids], dtype=np.int64), np.array([images[i]["length"] for i in ids]), ids
-    )
-    first: dict[int, int] = {}
-    for position in order.tolist():
-        first.setdefault(int(labels[position]), position)
-    rows = []
-    for position, name in enumerate(ids):
-        label = int(labels[position])
-        reason = ""
-        if label in leaked:
-            reason = f"leak of {leaked[label]['benchmark']}"
-        elif first[label] != position:
-            reason = f"copy of {ids[first[label]]}"
-        row = dict(images[name], component=ids[label], size=int(sizes[label]), keep=not reason, reason=reason)
-        rows.append(row)
-    return rows
+    sizes: np.ndarray,
+    places: Locations,
+    leaked: dict[int, str],
+    scratch: Scratch,
+) -> dict[str, int]:
+    """Write one row an image, in order of id, and count the verdicts."""
+    best = _best(run, index, labels, places, scratch)
+    benchmarks = sorted(set(leaked.values()))
+    leak = np.zeros(len(index), np.int16)
+    for component, benchmark in leaked.items():
+        leak[component] = 1 + benchmarks.index(benchmark)
+    texts = pa.array(["", *(f"leak of {benchmark}" for benchmark in benchmarks)])
+    counts = {"copies_dropped": 0, "leaks_dropped": 0, "kept": 0}
+    for part, start in enumerate(range(0, max(1, len(index)), pool_tables.BLOCK)):
+        own = np.arange(start, min(start + pool_tables.BLOCK, len(index)))
+        label = labels[own].astype(np.int64)
+        lost = leak[label] > 0
+        copy = ~lost & (best[label] != own)
+        copy_of = pc.binary_join_element_wise("copy of ", index.text(best[label]), "")
+        reason = pc.if_else(pa.array(copy), copy_of, texts.take(pa.array(leak[label])))
+        columns = [
+            index.text(own),
+            index.text(label),
+            pa.array(sizes[label]),
+            pa.array(~(lost | copy)),
+            reason,
+            *places.columns(own),
+        ]
+        run.write_table("components", pa.table(columns, schema=tables.COMPONENTS), part)
+        counts["copies_dropped"] += int(copy.sum())
+        counts["leaks_dropped"] += int(lost.sum())
+        counts["kept"] += int((~(lost | copy)).sum())
+    return counts
 
 
 def _calibrated(
-    run: StageRun, params: Params, images: dict[str, dict[str, Any]]
+    run: StageRun, params: Params, kept: ImageIndex, places: Locations, scratch: Scratch
 ) -> tuple[CopyRule, CopyRule, dict[str, Any]]:
     """The two fitted rules, and what was measured for the manifest."""
-    ids, matrix = vectors.sorted_unique(*vectors.from_table(run.read("copy_embeddings", "copy_embeddings")))
+    index, matrix, _ = pool_tables.embeddings(run, "copy_embeddings", "copy_embeddings", scratch)
+    ids = index.text(slice(None)).to_numpy(zero_copy_only=False)
     floors = [
         max(float(m.params["threshold"]) for m in run.manifests(stage)) for stage in ("copy_edges", "benchmark_edges")
     ]
-    measured = measure(run, ids, matrix, images, sample=params.sample, floor=min(floors))
+    measured = measure(run, ids, matrix, places, sample=params.sample, floor=min(floors))
     fits = [
         fit(
             measured.copies,

@@ -124,6 +124,7 @@ _ALL = (
             "embeddings": "all",
             "seed_sets": "all",
             "seed_embeddings": "all",
+            "benchmark_sets": "all",
             "clusters": "all",
         },
         kinds=("parquet", "tar"),

@@ -12,7 +12,7 @@ from dinov2_core.curation.balanced import balanced_sample, quotas
 from dinov2_core.curation.clustering import assign, hierarchical_kmeans, kmeans
 from dinov2_core.curation.composition import Line, markdown
 from dinov2_core.curation.neighbours import NeighbourSearch
-from dinov2_core.curation.retrieval import cluster_based, sample_based
+from dinov2_core.curation.retrieval import cluster_based, sample_based, seed_floor
 from dinov2_core.curation.selection import SetRecipe, by_size, complete, mix
 from dinov2_core.errors import ConfigError
 
@@ -98,6 +98,23 @@ def test_cluster_mode_needs_more_than_three_hits() -> None:
     assert len(draws.pool) == len(set(draws.pool.tolist())) == draws.retrieved == 20
 
 
+def test_a_cluster_must_be_as_much_the_seeds_as_min_lift_says() -> None:
+    pool = np.repeat([0, 1], [90, 10])
+    queries = np.repeat([0, 1], [5, 5])
+    draws = cluster_based(queries, pool, np.ones(100, np.float32), min_lift=2.0)
+    # Half of the seeds are in either cluster; that is five times the share of the small one in the pool.
+    assert set(draws.cluster.tolist()) == {1}
+    assert set(cluster_based(queries, pool, np.ones(100, np.float32)).cluster.tolist()) == {0, 1}
+
+
+def test_the_floor_is_how_alike_seeds_are_to_their_nearest() -> None:
+    angles = np.deg2rad([0, 10, 30, 90])
+    seeds = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert seed_floor(seeds, 0) == pytest.approx(np.cos(np.deg2rad(60)))
+    assert seed_floor(seeds, 1) == pytest.approx(np.cos(np.deg2rad(10)))
+    assert seed_floor(seeds[:1], 0.5) == -np.inf
+
+
 def test_the_cap_thins_what_was_retrieved_at_random() -> None:
     pool = np.repeat(np.arange(10), 30)
     draws = cluster_based(np.repeat(np.arange(10), 4), pool, np.ones(300, np.float32), per_cluster=30, cap=100)
@@ -132,15 +149,21 @@ def test_recipes_refuse_senseless_numbers() -> None:
         SetRecipe("a", ())
 
 
-@given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=8), max_size=4), st.integers(0, 9))
+@given(st.lists(st.lists(st.integers(0, 7), max_size=8), max_size=4), st.integers(0, 9))
 @settings(max_examples=50)
-def test_mixing_keeps_each_image_once_under_its_first_source(draws: list[list[str]], seed: int) -> None:
-    named = [(str(i), ids) for i, ids in enumerate(draws)]
-    mixed = mix(named, seed=seed)
-    assert sorted(name for name, _ in mixed) == sorted({name for ids in draws for name in ids})
-    for name, source in mixed:
-        assert source == next(s for s, ids in named if name in ids)
-    assert [n for n, _ in mix(named[::-1], seed=seed)] == [n for n, _ in mixed]
+def test_mixing_keeps_each_image_once_under_its_first_source(draws: list[list[int]], seed: int) -> None:
+    names = np.array([b"d", b"a", b"h", b"c", b"b", b"g", b"f", b"e"])
+    drawn = [np.array(images, np.int64) for images in draws]
+    chosen, source = mix(drawn, names, seed=seed)
+    assert sorted(chosen.tolist()) == sorted({image for images in draws for image in images})
+    for image, number in zip(chosen.tolist(), source.tolist(), strict=True):
+        assert number == next(n for n, images in enumerate(draws) if image in images)
+    assert np.array_equal(mix(drawn[::-1], names, seed=seed)[0], chosen)
+    # The order hangs on the names alone.
+    renumbered = np.argsort(names)
+    place = np.argsort(renumbered)
+    again, _ = mix([place[images] for images in drawn], names[renumbered], seed=seed)
+    assert np.array_equal(names[chosen], names[renumbered][again])
 
 
 def test_the_composition_reads_like_table_15() -> None:

@@ -31,6 +31,13 @@ def packed(store: Store, folder: str, images: Sequence[bytes]) -> tuple[list[str
     return ids, writer
 
 
+def evaluated(store: Store, ids: Sequence[str]) -> None:
+    """Evaluation sets that hold the images ``ids``."""
+    table = vectors.to_table(ids, np.zeros((len(ids), 512), np.float32))
+    record = store.write_table(f"benchmark_sets/all/copy_embeddings-{len(ids)}-0.parquet", table)
+    finished(store, "benchmark_sets", manifest.WHOLE, [record])
+
+
 @pytest.fixture
 def world(store: Store) -> tuple[Store, dict[str, int], list[str]]:
     """Six subjects of thirty pool pictures, seeds of the first two; returns each pool image's subject and the seeds."""
@@ -53,6 +60,7 @@ def world(store: Store) -> tuple[Store, dict[str, int], list[str]]:
     ]
     record = store.write_table("seed_sets/all/labelled-x-00000.parquet", tables.from_rows(labels, tables.LABELLED))
     finished(store, "seed_sets", manifest.WHOLE, [*writer.files, record], sets=[{"name": "pets", "task": "cls"}])
+    evaluated(store, [])
     matrix = np.concatenate([near(s, SEEDS, 100 + s) for s in (0, 1)])
     record = store.write_table("seed_embeddings/all/embeddings-x-00000.parquet", vectors.to_table(seeds, matrix))
     finished(store, "seed_embeddings", manifest.WHOLE, [record])
@@ -110,6 +118,7 @@ def test_modes_mix_and_every_image_is_packed_once(world: tuple[Store, dict[str, 
     draws = [row for row in table(store, made, "selections") if row["mode"] == "sample"]
     assert len(draws) == 16 * 4
     assert made.counts["collisions"] == 64 - len({row["image_id"] for row in draws})
+    assert made.counts["cross_collisions"] == 16 + 64 - len(ids)
     for row in rows:
         assert image_id(read_image(store, row)) == row["image_id"]
         assert str(row["shard"]).startswith("curated_lvd/all/")
@@ -131,6 +140,32 @@ def test_balanced_draws_cover_all_subjects_evenly(world: tuple[Store, dict[str, 
     assert counts.min() >= 5
 
 
+def test_a_seed_that_leaks_is_not_taken_as_it_is(world: tuple[Store, dict[str, int], list[str]]) -> None:
+    store, _, seeds = world
+    materialise(store, "clusters", clusters=6)
+    recipe = [{"name": "pets", "modes": ["as is", "sample"], "k": 2}]
+    assert materialise(store, "curated_lvd", recipe=recipe).counts["leaking_seeds"] == 0
+    evaluated(store, seeds[:3])
+    made = materialise(store, "curated_lvd", recipe=recipe)
+    assert made.counts["leaking_seeds"] == 3
+    assert not set(seeds[:3]) & {row["image_id"] for row in table(store, made, "packed")}
+    assert {row["seed_id"] for row in table(store, made, "selections") if row["mode"] == "sample"} == set(seeds[3:])
+
+
+def test_a_floor_keeps_out_what_is_less_like_the_seeds_than_they_are_to_each_other(
+    world: tuple[Store, dict[str, int], list[str]],
+) -> None:
+    store, subject, _ = world
+    materialise(store, "clusters", clusters=6)
+    drawn = {}
+    for floor in (-1.0, 0.0):
+        recipe = [{"name": "pets", "modes": ["sample"], "k": 40, "floor": floor}]
+        rows = table(store, materialise(store, "curated_lvd", recipe=recipe), "selections")
+        drawn[floor] = {subject[str(row["image_id"])] for row in rows}
+    assert drawn[-1.0] > {0, 1}, "there are fewer than forty pictures of a subject"
+    assert drawn[0.0] == {0, 1}
+
+
 def test_missing_seeds_and_embeddings_are_clear_errors(world: tuple[Store, dict[str, int], list[str]]) -> None:
     store, _, _ = world
     materialise(store, "clusters", clusters=6)
@@ -148,7 +183,7 @@ def test_missing_seeds_and_embeddings_are_clear_errors(world: tuple[Store, dict[
         "b1",
         [
             store.write_table(
-                "embeddings/b1/embeddings-y-0.parquet", vectors.to_table(["x"], np.ones((1, 16), np.float32))
+                "embeddings/b1/embeddings-y-0.parquet", vectors.to_table(["ab" * 32], np.ones((1, 16), np.float32))
             )
         ],
     )
