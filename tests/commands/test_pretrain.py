@@ -1,0 +1,181 @@
+"""``dinov2 pretrain`` on what people have: a nested folder with broken files, shards, Parquet; resumed, gone on from."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from dinov2_core.cli import main
+from dinov2_core.images.shards import ShardWriter
+from dinov2_core.model import weights
+from dinov2_core.storage import Store
+from dinov2_core.train import checkpoint
+
+TINY = [
+    "model.dim=32",
+    "model.depth=1",
+    "model.heads=1",
+    "dino_head.prototypes=16",
+    "dino_head.hidden=16",
+    "dino_head.bottleneck=8",
+    "batch=4",
+    "steps=4",
+]
+
+
+def picture(seed: int, size: tuple[int, int], kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def folder(path: Path, size: tuple[int, int] = (80, 60)) -> Path:
+    """Nested, of several formats, two files broken."""
+    for i in range(10):
+        kind = ("PNG", "JPEG", "WEBP")[i % 3]
+        place = path / f"class {i % 2}" / "deep" / f"{i}.{kind.lower()}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture(i, size, kind))
+    (path / "broken.jpg").write_bytes(b"")
+    (path / "page.png").write_bytes(b"<!doctype html><html></html>")
+    return path
+
+
+def run(data: Path | str, out: Path, *more: str) -> int:
+    options = ["--recipe", "demo", "--data", str(data), "--out", str(out), "--workers", "0", "--log-every", "1"]
+    return main(["pretrain", *options, *(more or TINY)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("pretrain")
+    data = folder(base / "photos")
+    assert run(data, base / "out", *TINY, "--checkpoint-every", "2") == 0
+    return data, base / "out"
+
+
+def test_a_folder_of_photos_becomes_weights(finished: tuple[Path, Path]) -> None:
+    _, out = finished
+    backbone, preprocessing = weights.load(out / "teacher.safetensors")
+    assert (backbone.config.dim, preprocessing.size) == (32, 32)
+    assert json.loads((out / "recipe.json").read_text())["steps"] == 4
+    assert (out / "state").is_dir()
+    steps = {line.split(",")[0] for line in (out / "history.csv").read_text().splitlines()[1:]}
+    assert steps == {"0", "1", "2", "3"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["steps"], summary["batch"]) == (4, 4)
+
+
+def test_broken_files_are_named_with_a_reason(finished: tuple[Path, Path]) -> None:
+    rows = pq.read_table(finished[1] / "refused.parquet").to_pylist()
+    assert rows == [{"name": "broken.jpg", "reason": "empty"}, {"name": "page.png", "reason": "html"}]
+
+
+def test_small_pictures_are_held_in_memory_and_large_ones_read(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder(tmp_path / "icons", (30, 32)), tmp_path / "out", *TINY) == 0
+    assert "10 images, held in memory as squares of 32 pixels" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["refused"] == 2
+    assert run(finished[0], tmp_path / "two", *TINY, "steps=1") == 0
+    said = capsys.readouterr().out
+    assert "12 images, read as they are needed" in said
+    assert re.search(r"step 1/1  total \d", said)
+
+
+def test_the_same_command_goes_on_and_ends_with_the_same_weights(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = finished
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert run(data, tmp_path / "one", *TINY) == 0
+        assert run(data, tmp_path / "two", *TINY, "--checkpoint-every", "2") == 0
+        # As after a kill between the two checkpoints.
+        newest = checkpoint.latest(tmp_path / "two" / "state")
+        assert newest is not None
+        newest.unlink()
+        (tmp_path / "two" / "network.safetensors").unlink()
+        assert run(data, tmp_path / "two", *TINY) == 0
+    finally:
+        torch.set_num_threads(threads)
+    one, two = ((tmp_path / name / "network.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_another_recipe_does_not_overwrite_a_run(
+    finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(finished[0], finished[1], *TINY, "seed=1") == 1
+    assert "run of another recipe" in capsys.readouterr().err
+
+
+def test_shards_and_parquet_are_taken_as_they_are(tmp_path: Path) -> None:
+    images = [picture(i, (80, 60)) for i in range(6)]
+    store = Store(str(tmp_path / "shards"))
+    with ShardWriter(store, "set", max_images=4) as writer:
+        for data in images:
+            writer.add(data, "png")
+    assert run(tmp_path / "shards" / "set", tmp_path / "a", *TINY, "steps=1") == 0
+    (tmp_path / "parquet").mkdir()
+    pq.write_table(pa.table({"image": images}), tmp_path / "parquet" / "x.parquet")
+    assert run(tmp_path / "parquet", tmp_path / "b", *TINY, "steps=1") == 0
+    for name in ("a", "b"):
+        assert json.loads((tmp_path / name / "summary.json").read_text())["images"] == 6
+
+
+def test_a_run_goes_on_at_a_larger_size_and_teaches_a_student(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, out = finished
+    stage = ["--init", str(out), "--high-resolution", "48", "batch=4", "steps=2"]
+    assert run(data, tmp_path / "large", *stage) == 0
+    assert weights.load(tmp_path / "large" / "teacher.safetensors")[0].config.image_size == 48
+    small = ["model.dim=16", "model.heads=1", "model.depth=1", "batch=4", "steps=2", "optim.warmup=1"]
+    assert run(data, tmp_path / "small", "--teacher", str(out), *small) == 0
+    recipe = json.loads((tmp_path / "small" / "recipe.json").read_text())
+    assert (recipe["model"]["dim"], recipe["dino_head"]["prototypes"], recipe["drop_path"]) == (16, 16, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["optim.base_rl=1"], "did you mean 'optim.base_lr'"),
+        (["steps"], "is not key=value"),
+        (["--high-resolution", "48"], "name it with --init"),
+        (["batch=99"], "fewer than one batch of 99"),
+        (["--init", "/nowhere.pth"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(
+    finished: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
+    assert run(finished[0], tmp_path / "out", *more) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1]
+
+
+def test_the_commands_in_the_documents_are_read() -> None:
+    from dinov2_core.cli import _parser
+    from dinov2_core.train import recipes
+
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    commands = re.findall(r"^dinov2 (pretrain .*?[^\\])$", text, re.M | re.S)
+    assert len(commands) >= 4
+    for command in commands:
+        options = _parser().parse_args(shlex.split(command.replace("\\\n", " ")))
+        assert options.recipe in recipes.RECIPES
