@@ -1,4 +1,4 @@
-"""``dinov2 pretrain`` on what people have: a nested folder with broken files, shards, Parquet; resumed, gone on from."""
+"""``dinov2 pretrain`` on what people have: a nested folder with broken files, shards, Parquet; resumed, continued."""
 
 from __future__ import annotations
 
