@@ -7,6 +7,7 @@ average is what ships). Data, schedules, optimiser and loop do not belong here.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from dinov2_core.losses.centering import centred_softmax, next_center
 from dinov2_core.losses.dino import dino_loss
+from dinov2_core.losses.distributed import gather_rows
 from dinov2_core.losses.ibot import ibot_loss
 from dinov2_core.losses.koleo import koleo_loss
 from dinov2_core.losses.sinkhorn import sinkhorn_knopp
 from dinov2_core.model.heads import Head, HeadConfig
 from dinov2_core.model.vision_transformer import VisionTransformer, VitConfig
+from dinov2_core.train.param_groups import local
 from dinov2_core.train.precision import compute_dtype
 from dinov2_core.train.recipe import LossConfig, Recipe
 
@@ -36,6 +39,27 @@ class Batch:
     ids: Tensor
     """``[B]`` int64: positions in the data, for messages"""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on ``device``; the ids stay."""
+        move = [x.to(device, non_blocking=True) for x in (self.global_crops, self.local_crops, self.masks)]
+        return Batch(*move, self.ids)
+
+    def split(self, parts: int) -> list[Batch]:
+        """``parts`` batches of B / parts images that follow each other; ``parts`` divides B."""
+        images = len(self.global_crops) // 2
+        if images % parts:
+            raise ValueError(f"a batch of {images} images cannot be split into {parts} equal parts")
+        by_crop = [x.unflatten(0, (-1, images)) if len(x) else x for x in self._tensors()]
+        share = images // parts
+        cut = [slice(i * share, (i + 1) * share) for i in range(parts)]
+        return [
+            Batch(*(x[:, one].flatten(0, 1) if len(x) else x for x in by_crop), self.ids[one])  # type: ignore[arg-type]
+            for one in cut
+        ]
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.global_crops, self.local_crops, self.masks
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -43,6 +67,15 @@ class Targets:
 
     cls: Tensor
     patches: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a backward pass leaves: the terms (0-d), the targets ``[2, B, K]`` and class tokens ``[2, B, D]``."""
+
+    terms: dict[str, Tensor]
+    targets: Tensor
+    cls: Tensor
 
 
 def build_network(model: VitConfig, dino: HeadConfig, ibot: HeadConfig | None, drop_path: float = 0.0) -> nn.ModuleDict:
@@ -98,22 +131,73 @@ class Objective(nn.Module):
     @torch.no_grad()
     def targets(self, batch: Batch, temperature: float) -> Targets:
         """The teacher's targets; where they are centred, the centers move on (this step still uses the old ones)."""
-        with self._autocast(batch.global_crops):
-            seen = _backbone(self.teacher)(batch.global_crops)
-            cls = _image_head(self.teacher)(seen.cls)
-            patches = _patch_head(self.teacher)(seen.patches[batch.masks])
+        return self.targets_of([batch], temperature)[0]
+
+    @torch.no_grad()
+    def targets_of(self, parts: Sequence[Batch], temperature: float) -> list[Targets]:
+        """Targets of each part of a batch, as if it had come in one piece: the samples of all parts and processes."""
+        images: list[Tensor] = []
+        patches: list[Tensor] = []
+        for part in parts:
+            with self._autocast(part.global_crops):
+                seen = _backbone(self.teacher)(part.global_crops)
+                images.append(_image_head(self.teacher)(seen.cls))
+                patches.append(_patch_head(self.teacher)(seen.patches[part.masks]))
+        cls, masked = torch.cat(images), torch.cat(patches)
         if self.loss.targets == "sinkhorn":
-            one, two = sinkhorn_knopp(cls, temperature), sinkhorn_knopp(patches, temperature)
+            one, two = sinkhorn_knopp(cls, temperature), sinkhorn_knopp(masked, temperature)
         else:
             one = centred_softmax(cls, self.dino_center, temperature)
-            two = centred_softmax(patches, self.ibot_center[0], temperature)
+            two = centred_softmax(masked, self.ibot_center[0], temperature)
             self.dino_center = next_center(cls, self.dino_center, momentum=self.loss.center_momentum)
-            self.ibot_center = next_center(patches, self.ibot_center, momentum=self.loss.center_momentum)
-        return Targets(one.unflatten(0, (2, -1)), two)
+            self.ibot_center = next_center(masked, self.ibot_center, momentum=self.loss.center_momentum)
+        by_image = one.split([len(x) for x in images])
+        by_patch = two.split([len(x) for x in patches])
+        return [Targets(a.unflatten(0, (2, -1)), b) for a, b in zip(by_image, by_patch, strict=True)]
 
     def forward(self, batch: Batch, temperature: float) -> dict[str, Tensor]:
         """The loss terms (0-d, unweighted; KoLeo summed over its crops) and their weighted sum ``total``."""
-        targets = self.targets(batch, temperature)
+        losses, features = self.crossing(batch, self.targets(batch, temperature))
+        koleo = self.koleo(features)
+        total = losses["total"] + self.loss.koleo * koleo
+        return {**losses, "total": total, "koleo": koleo}
+
+    def backward(self, batch: Batch, temperature: float, *, parts: int = 1, scale: float = 1.0) -> Losses:
+        """The losses of the batch, their gradients times ``scale`` added to the student's, in ``parts`` passes.
+
+        The gradients are those of one pass: targets come from all parts before the first is trained on, and KoLeo's
+        gradient at the class tokens of all of them is taken first and handed to each (arXiv 2101.06983). That costs a
+        second forward pass of the global crops.
+        """
+        if parts == 1:
+            targets = self.targets(batch, temperature)
+            losses, features = self.crossing(batch, targets)
+            koleo = self.koleo(features)
+            (scale * (losses["total"] + self.loss.koleo * koleo)).backward()  # type: ignore[no-untyped-call]
+            losses["total"] = losses["total"] + self.loss.koleo * koleo
+            found = {k: v.detach() for k, v in (losses | {"koleo": koleo}).items()}
+            return Losses(found, targets.cls, features.detach())
+        pieces = batch.split(parts)
+        all_targets = self.targets_of(pieces, temperature)
+        state = _random_state()
+        with torch.no_grad():
+            early = torch.cat([self._class_tokens(piece, state, i) for i, piece in enumerate(pieces)], dim=1)
+        early.requires_grad_()
+        koleo = self.koleo(early)
+        (pull,) = torch.autograd.grad(self.loss.koleo * koleo, early)
+        sums: dict[str, Tensor] = {}
+        for i, (piece, targets, at) in enumerate(zip(pieces, all_targets, pull.chunk(parts, dim=1), strict=True)):
+            _seed_part(state, i)
+            losses, features = self.crossing(piece, targets)
+            (scale * (losses["total"] / parts + (features * at).sum())).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / parts
+        sums["koleo"] = koleo.detach()
+        sums["total"] = sums["total"] + self.loss.koleo * sums["koleo"]
+        return Losses(sums, torch.cat([t.cls for t in all_targets], dim=1), early.detach())
+
+    def crossing(self, batch: Batch, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
+        """The cross-entropy terms with their weighted sum ``total``, and the class tokens ``[2, B, D]`` for KoLeo."""
         crops = [batch.global_crops, batch.local_crops] if len(batch.local_crops) else [batch.global_crops]
         masks = [None if self.distils else batch.masks, None][: len(crops)]
         with self._autocast(batch.global_crops):
@@ -124,24 +208,42 @@ class Objective(nn.Module):
         images = len(batch.global_crops) // 2
         crop_logits = logits.unflatten(0, (-1, images))
         tau = self.loss.student_temperature
-        local, across = dino_loss(crop_logits[:2], crop_logits[2:], targets.cls, temperature=tau)
+        small, across = dino_loss(crop_logits[:2], crop_logits[2:], targets.cls, temperature=tau)
         ibot = ibot_loss(patches, targets.patches, batch.masks, temperature=tau)
-        by_crop = features[0].cls.unflatten(0, (2, images))
-        koleo = koleo_loss(by_crop[0])
-        if self.loss.koleo_crops == "both":
-            koleo = koleo + koleo_loss(by_crop[1])
-        total = self.loss.dino * (local + across) + self.loss.ibot * ibot + self.loss.koleo * koleo
-        return {"total": total, "dino_local": local, "dino_global": across, "ibot": ibot, "koleo": koleo}
+        total = self.loss.dino * (small + across) + self.loss.ibot * ibot
+        losses = {"total": total, "dino_local": small, "dino_global": across, "ibot": ibot}
+        return losses, features[0].cls.float().unflatten(0, (2, images))
+
+    def koleo(self, features: Tensor) -> Tensor:
+        """KoLeo over the class tokens of all processes, summed over its crops; ``features [2, B, D]`` of this one."""
+        crops = features if self.loss.koleo_crops == "both" else features[:1]
+        return torch.stack([koleo_loss(gather_rows(crop), group=self.loss.koleo_group) for crop in crops]).sum()
+
+    def _class_tokens(self, part: Batch, state: int, index: int) -> Tensor:
+        # Stochastic depth draws for the global crops first, so the same seed drops the same without the local ones.
+        _seed_part(state, index)
+        with self._autocast(part.global_crops):
+            seen = _backbone(self.student).forward_list([part.global_crops], [None if self.distils else part.masks])
+        return seen[0].cls.float().unflatten(0, (2, -1))
 
     @torch.no_grad()
     def update_average(self, momentum: float) -> None:
         """``average ← m · average + (1 - m) · student``, over backbone and heads."""
-        average: list[Tensor] = list(self.average.parameters())
-        student: list[Tensor] = list(self.student.parameters())
+        average = [local(p.detach()) for p in self.average.parameters()]
+        student = [local(p.detach()) for p in self.student.parameters()]
         torch._foreach_lerp_(average, student, 1.0 - momentum)
 
     def _autocast(self, like: Tensor) -> torch.autocast:
-        return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        return torch.autocast(like.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+
+
+def _random_state() -> int:
+    """A seed drawn from the host's generator, which the trainer sets to a function of the step."""
+    return int(torch.randint(0, 2**31, ()))
+
+
+def _seed_part(state: int, part: int) -> None:
+    torch.manual_seed(state + part)
 
 
 def _backbone(network: nn.ModuleDict) -> VisionTransformer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from dinov2_core.train.recipe import OptimConfig
 
@@ -63,8 +64,28 @@ def apply_schedule(optimizer: torch.optim.Optimizer, lr: float, last_layer_lr: f
         group["weight_decay"] = weight_decay * factors.weight_decay
 
 
-def clip_by_module(student: Mapping[str, nn.Module] | nn.ModuleDict, limit: float) -> dict[str, torch.Tensor]:
-    """Clip each sub-module's gradient norm on its own; the norms before clipping (0-d), by sub-module."""
-    return {
-        name: nn.utils.clip_grad_norm_(module.parameters(), limit, foreach=True) for name, module in student.items()
-    }
+def clip_by_module(
+    student: Mapping[str, nn.Module] | nn.ModuleDict, limit: float, *, scale: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """Clip each sub-module's gradient norm on its own; the norms before clipping (0-d), by sub-module.
+
+    Of sharded gradients the norms are those of the whole, the same on every process.
+
+    Args:
+        scale: what the loss was multiplied by; gradients are divided by it first.
+    """
+    norms: dict[str, torch.Tensor] = {}
+    for name, module in student.items():
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        own = [local(g) for g in gradients]
+        if scale != 1.0:
+            torch._foreach_mul_(own, 1.0 / scale)
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        torch._foreach_mul_(own, (limit / (norms[name] + 1e-6)).clamp(max=1.0))
+    return norms
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's part of a sharded tensor; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
