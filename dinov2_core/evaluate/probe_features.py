@@ -28,7 +28,7 @@ from dinov2_core.evaluate.protocol import Context
 
 @dataclass(frozen=True)
 class ProbeFeatures:
-    """``cls [N, L, D]``: class tokens of the last blocks, the last one last; ``mean [N, D]``: mean patch of the last."""
+    """``cls [N, L, D]``: class tokens of the last blocks, the last one last; ``mean [N, D]``: the last mean patch."""
 
     cls: NDArray[np.float32]
     mean: NDArray[np.float32]

@@ -35,7 +35,7 @@ def test_knn_agrees_with_scikit_learn(k: int) -> None:
 def test_knn_blocks_change_nothing() -> None:
     (train, labels), (test, _) = blobs(50, 3, 1.0, 1), blobs(33, 3, 1.0, 2)
     args = [torch.from_numpy(x) for x in (train, labels, test)]
-    assert torch.equal(knn_predict(*args, block=7), knn_predict(*args, block=1000))
+    assert torch.equal(knn_predict(*args, memory=7), knn_predict(*args))
 
 
 def test_knn_with_fewer_images_than_k_and_a_tiny_temperature() -> None:

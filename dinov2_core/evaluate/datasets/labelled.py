@@ -51,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Split:
-    """``labels``: ``[N]`` int64 class numbers, or ``[N, C]`` for several labels an image: 1 yes, 0 no, -1 not scored."""
+    """``labels``: ``[N]`` int64 class numbers; for several labels an image ``[N, C]``: 1 yes, 0 no, -1 not scored."""
 
     name: str
     pictures: tuple[Picture, ...]

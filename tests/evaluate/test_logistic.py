@@ -1,0 +1,72 @@
+"""The whole path against scikit-learn's single fits, for one label an image and for several."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from dinov2_core.errors import UserError
+from dinov2_core.evaluate.logistic import PAPER_C, hold_out, path
+
+
+def data(rows: int = 300, dim: int = 12, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=rows)
+    centers = np.random.default_rng(1).normal(size=(classes, dim))
+    mixed = np.random.default_rng(2).normal(size=(dim, dim)) * np.logspace(0, -2, dim)
+    return ((centers[labels] + rng.normal(size=(rows, dim))) @ mixed + 3).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("c", [1e-4, 1e-2, 1.0])
+def test_probabilities_agree_with_scikit_learn(c: float) -> None:
+    features, labels = data()
+    ours = path(features, labels, (1e-5, c), tol=1e-6)[1]
+    theirs = LogisticRegression(C=c, tol=1e-10, max_iter=20_000).fit(features.astype(np.float64), labels)
+    wanted = theirs.decision_function(features)
+    found = ours.scores(features)
+    found -= found.mean(axis=1, keepdims=True)
+    assert np.allclose(found, wanted - wanted.mean(axis=1, keepdims=True), atol=0.02 * np.abs(wanted).max())
+    assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.995
+
+
+def test_several_labels_an_image_are_independent_fits_over_what_is_scored() -> None:
+    features, labels = data()
+    table = np.eye(4, dtype=np.int64)[labels]
+    table[:50, 2] = -1
+    ours = path(features, table, (0.1,), classes=4, tol=1e-6)[0].scores(features)
+    theirs = LogisticRegression(C=0.1, tol=1e-10, max_iter=20_000).fit(features[50:].astype(float), table[50:, 2])
+    assert np.allclose(ours[:, 2], theirs.decision_function(features.astype(float)), atol=0.02)
+
+
+def test_the_path_does_not_depend_on_the_order_and_covers_the_papers_range() -> None:
+    features, labels = data(60)
+    one, two = path(features, labels, (1.0, 0.01)), path(features, labels, (0.01, 1.0))
+    assert np.array_equal(one[0].weight, two[1].weight)
+    assert len(PAPER_C) == 45
+    assert (PAPER_C[0], PAPER_C[-1]) == (1e-6, 1e5)
+
+
+def test_features_without_variance_or_fewer_images_than_dimensions_are_no_trouble() -> None:
+    features, labels = data(20, 40, 2)
+    features[:, 3] = 7
+    solution = path(features, labels, (1.0,))[0]
+    assert np.isfinite(solution.weight).all()
+    assert solution.weight[3] == pytest.approx(0, abs=1e-6)
+
+
+def test_features_that_are_not_finite_and_lengths_that_differ_are_errors() -> None:
+    features, labels = data(20)
+    with pytest.raises(UserError, match="20 features and 19 labels"):
+        path(features, labels[:-1])
+    features[3, 1] = np.nan
+    with pytest.raises(UserError, match="not finite"):
+        path(features, labels)
+
+
+def test_the_hold_out_leaves_an_image_of_every_class() -> None:
+    labels = np.r_[np.zeros(50, np.int64), 1]
+    for seed in range(60):
+        kept, held = hold_out(labels, seed=seed)
+        assert 1 in labels[kept]
+        assert sorted([*kept, *held]) == list(range(51))
