@@ -112,3 +112,13 @@ def test_what_cannot_be_indexed_is_explained(tmp_path: Path, files: dict[str, by
         index_set(tmp_path / "index", str(tmp_path / "set"))
     with pytest.raises(UserError, match="nothing there"):
         index_set(tmp_path / "index", str(tmp_path / "absent"))
+
+
+def test_an_object_store_is_read_by_ranges(tmp_path: Path) -> None:
+    remote = Store("memory://bucket/root")
+    with ShardWriter(remote, "set", max_images=2) as writer:
+        ids = [writer.add(data, "png") for data in IMAGES.values()]
+    index = index_set(tmp_path / "index", "memory://bucket/root/set")
+    assert not index.store.local
+    assert sorted(contents(index)) == sorted(IMAGES.values())
+    assert {index.name(i).rpartition("/")[2] for i in range(3)} == {f"{one}.png" for one in ids}
