@@ -11,7 +11,18 @@ import argparse
 import importlib
 from typing import TypeAlias
 
-COMMANDS: tuple[str, ...] = ("convert", "pretrain", "look")
+COMMANDS: tuple[str, ...] = (
+    "crawl",
+    "screen",
+    "dedup",
+    "leaks",
+    "embed",
+    "curate",
+    "why",
+    "convert",
+    "pretrain",
+    "look",
+)
 """Module names in this package, in the order of ``dinov2 --help``."""
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

@@ -1,8 +1,8 @@
 """A reader of pickles that hold plain data only: numbers, strings, containers and numpy arrays.
 
-The ground truth of revisited Oxford and Paris comes as a pickle, and a pickle is a program. This reader admits four
-constructors (numpy's array, dtype and scalar, and Latin-1 text) and refuses every other name before it is imported.
-Weights never come this way. A JSON file with the same content needs none of this.
+The ground truth of revisited Oxford and Paris comes as a pickle, and a pickle is a program. This reader admits five
+constructors (numpy's array, dtype and scalar, Latin-1 text, empty bytes) and refuses every other name before it is
+imported. Weights never come this way. A JSON file with the same content needs none of this.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class _Reader(pickle.Unpickler):
             return _dtype
         if module == "_codecs" and name == "encode":
             return _latin1
+        if module in ("__builtin__", "builtins") and name == "bytes":
+            return _no_bytes
         raise UserError(f"the pickle asks for {module}.{name}, which is not plain data")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -76,6 +78,11 @@ def _scalar(dtype: np.dtype, data: bytes) -> Any:
     if dtype.hasobject:
         raise UserError("the pickle holds a scalar of objects")
     return np.frombuffer(data if isinstance(data, bytes) else data.encode("latin1"), dtype)[0]
+
+
+def _no_bytes() -> bytes:
+    # How old protocols write the content of an empty array.
+    return b""
 
 
 def _latin1(text: str, codec: str) -> bytes:

@@ -19,6 +19,15 @@ PROTOCOLS: Mapping[str, str] = {
     "finetune": "finetune:FINETUNE",
     "robustness": "robustness:ROBUSTNESS",
     "corruptions": "corruption_protocol:CORRUPTIONS",
+    "revisited": "retrieval_protocol:REVISITED",
+    "instances": "retrieval_protocol:INSTANCES",
+    "segmentation": "dense_protocol:SEGMENTATION",
+    "segmentation-ms": "dense_protocol:MULTI_SCALE",
+    "depth": "dense_protocol:DEPTH",
+    "video": "video_protocol:VIDEO",
+    "tracking": "video_protocol:TRACKING",
+    "ood": "beyond_protocol:OOD",
+    "fairness": "beyond_protocol:FAIRNESS",
 }
 
 

@@ -31,6 +31,7 @@ def test_plain_data_comes_back(tmp_path: Path, protocol: int) -> None:
         "gnd": [{"easy": np.array([1, 2]), "bbx": [1.5, 2, 3, 4], "n": np.float64(2.5)}],
         "words": np.array(["a", "bc"]),
         "mixed": np.array([1, "a"], dtype=object),
+        "empty": np.array([], int),
         "none": (None, True, {3}),
     }
     path = tmp_path / "gnd.pkl"
@@ -42,6 +43,7 @@ def test_plain_data_comes_back(tmp_path: Path, protocol: int) -> None:
     assert back["imlist"] == ["a", "ü"]
     assert back["gnd"][0]["easy"].tolist() == [1, 2]
     assert back["gnd"][0]["n"] == 2.5
+    assert back["empty"].tolist() == []
     assert back["words"].tolist() == ["a", "bc"]
     assert back["mixed"].tolist() == [1, "a"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class Pair:
 class SegmentationSet:
     """``labels``: stored number → class from 0, or :data:`IGNORE`; a number that is not in it is an error."""
 
+    kind: ClassVar[str] = "segmentation"
     name: str
     classes: tuple[str, ...]
     train: tuple[Pair, ...]
@@ -69,6 +71,7 @@ class DepthSet:
     ``bottom_centre``: rows and columns of KITTI's benchmark crop, taken of picture and target alike; None = whole.
     """
 
+    kind: ClassVar[str] = "depth"
     name: str
     train: tuple[Pair, ...]
     test: tuple[Pair, ...]
