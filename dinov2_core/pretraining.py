@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +17,23 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from dinov2_core import config
 from dinov2_core.errors import UserError
 from dinov2_core.images.index import index_set
 from dinov2_core.model import weights
+from dinov2_core.model.mismatch import load_strict
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.storage import Store
-from dinov2_core.train import checkpoint, initial, recipes
+from dinov2_core.train import checkpoint, initial, launch, recipes
 from dinov2_core.train.loader import LoaderConfig
+from dinov2_core.train.metrics import line
+from dinov2_core.train.objective import build_network
 from dinov2_core.train.recipe import Recipe, override
 from dinov2_core.train.trainer import Trained, train
-from dinov2_core.training_data import TrainingData, open_data
+from dinov2_core.training_data import Place, TrainingData, open_data
 
 _LATER = ("steps", "optim.base_lr")
 """Settings of the stage itself where it is derived: they are not compressed with the schedules."""
@@ -108,31 +111,48 @@ def pretrain(request: Request) -> dict[str, Any]:
     Raises:
         UserError: whatever a person can mend: data, settings, checkpoints, a folder of another recipe.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("the trainer takes one process so far", where="dinov2 pretrain", todo="run it without torchrun")
+    with launch.joined() as process:
+        return _pretrain(request, process)
+
+
+def _pretrain(request: Request, process: launch.Process) -> dict[str, Any]:
     start, out = start_of(request), request.out
     out.mkdir(parents=True, exist_ok=True)
-    _keep_recipe(out / initial.RECIPE, start.recipe)
-    data = open_data(
-        index_set(out / "index", request.data), start.recipe, loader=request.loader, where="dinov2 pretrain"
-    )
-    print(f"data: {data.how}", flush=True)
+    if process.rank == 0:
+        _keep_recipe(out / initial.RECIPE, start.recipe)
+        index_set(out / "index", request.data)
+    _wait(process)
+    index = index_set(out / "index", request.data)
+    place = Place(process.rank, process.world, process.local_world, process.device)
+    data = open_data(index, start.recipe, loader=request.loader, place=place, where="dinov2 pretrain")
+    if process.rank == 0:
+        print(f"data: {data.how}", flush=True)
     try:
         trained = train(
             start.recipe,
             data.batches,
             teacher=start.teacher,
             initial=start.tensors,
-            tracker=_say(start.recipe),
+            device=process.device,
+            tracker=lambda step, found: print(line(step, start.recipe.steps, found, start.recipe), flush=True),
             folder=out / "state",
             checkpoint_every=request.checkpoint_every,
             log_every=request.log_every,
+            data=index.digest,
             label="pretrain",
         )
     finally:
         data.batches.close()
-        _write_refused(out, data)
-    return _finished(out, start.recipe, trained, data)
+        _write_refused(out, data, process.rank)
+    _wait(process)
+    # Processes that train together each hold a part; all must take part in putting it together.
+    tensors = checkpoint.whole({k: v.detach() for k, v in trained.objective.average.state_dict().items()})
+    return _finished(out, start.recipe, trained, tensors, data) if process.rank == 0 else {}
+
+
+def _wait(process: launch.Process) -> None:
+    if process.world > 1:
+        dist.barrier()
 
 
 def _keep_recipe(path: Path, recipe: Recipe) -> None:
@@ -144,36 +164,43 @@ def _keep_recipe(path: Path, recipe: Recipe) -> None:
     Store(str(path.parent)).write_bytes(path.name, text.encode())
 
 
-def _say(recipe: Recipe) -> Any:
-    def say(step: int, metrics: Mapping[str, float]) -> None:
-        shown = ("total", "dino_local", "dino_global", "ibot", "koleo")
-        losses = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
-        print(f"step {step + 1}/{recipe.steps}  {losses}  lr {metrics['lr']:.2e}", flush=True)
-
-    return say
-
-
-def _write_refused(out: Path, data: TrainingData) -> None:
-    """The refused images met by this and earlier calls."""
-    store, rows = Store(str(out)), data.refused()
-    if store.exists("refused.parquet"):
-        rows = {row["name"]: row["reason"] for row in store.read_table("refused.parquet").to_pylist()} | rows
-    columns = {"name": pa.array(sorted(rows), pa.string()), "reason": pa.array([rows[n] for n in sorted(rows)])}
-    store.write_table("refused.parquet", pa.table({k: v.cast(pa.string()) for k, v in columns.items()}))
+def _write_refused(out: Path, data: TrainingData, rank: int) -> None:
+    """The refused images met by this and earlier calls; a file a process, put together at the end."""
+    store, name = Store(str(out)), f"refused/{rank:05d}.parquet"
+    rows = data.refused()
+    if store.exists(name):
+        rows = _read_refused(store, [name]) | rows
+    store.write_table(name, _table(rows))
 
 
-def _finished(out: Path, recipe: Recipe, trained: Trained, data: TrainingData) -> dict[str, Any]:
-    store, network = Store(str(out)), trained.objective.average
+def _read_refused(store: Store, names: list[str]) -> dict[str, str]:
+    return {row["name"]: row["reason"] for name in names for row in store.read_table(name).to_pylist()}
+
+
+def _table(rows: Mapping[str, str]) -> pa.Table:
+    schema = pa.schema([("name", pa.string()), ("reason", pa.string())])
+    return pa.Table.from_pylist([{"name": name, "reason": rows[name]} for name in sorted(rows)], schema=schema)
+
+
+def _finished(
+    out: Path, recipe: Recipe, trained: Trained, tensors: dict[str, torch.Tensor], data: TrainingData
+) -> dict[str, Any]:
+    store = Store(str(out))
+    network = build_network(recipe.model, recipe.dino_head, recipe.ibot_head)
+    tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
+    load_strict(network, tensors, where=str(out))
     backbone = network["backbone"]
     preprocessing = Preprocessing(recipe.model.image_size, recipe.crops.mean, recipe.crops.std)
     store.write_bytes("teacher.safetensors", weights.to_bytes(backbone, preprocessing))  # type: ignore[arg-type]
     lines = io.StringIO()
     csv.writer(lines).writerows([("step", "name", "value"), *trained.history])
     store.write_bytes("history.csv", lines.getvalue().encode())
+    refused = _read_refused(store, store.find("refused"))
+    store.write_table("refused.parquet", _table(refused))
     last = {name: value for _, name, value in trained.history}
     summary = {
         "images": data.images,
-        "refused": store.read_table("refused.parquet").num_rows,
+        "refused": len(refused),
         "steps": recipe.steps,
         "batch": recipe.batch,
         "parameters": sum(p.numel() for p in backbone.parameters()),
@@ -182,6 +209,5 @@ def _finished(out: Path, recipe: Recipe, trained: Trained, data: TrainingData) -
     }
     store.write_bytes("summary.json", json.dumps(summary, indent=1).encode())
     # Last: who finds it may rely on all the rest.
-    tensors = {k: v.detach().contiguous() for k, v in network.state_dict().items()}
     checkpoint.save(out / initial.NETWORK, tensors, {"recipe": config.to_plain(recipe)})
     return summary

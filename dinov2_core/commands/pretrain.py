@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def pretrain(options: argparse.Namespace) -> None:
     """Train and print the summary."""
     from dinov2_core import pretraining
     from dinov2_core.train.loader import LoaderConfig
+    from dinov2_core.train.preemption import EXIT_CODE, Preempted
 
     request = pretraining.Request(
         recipe=options.recipe,
@@ -50,7 +52,12 @@ def pretrain(options: argparse.Namespace) -> None:
         log_every=options.log_every,
         checkpoint_every=options.checkpoint_every,
     )
-    for name, value in pretraining.pretrain(request).items():
+    try:
+        summary = pretraining.pretrain(request)
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    for name, value in summary.items():
         print(f"{name}: {value}")
 
 

@@ -73,6 +73,7 @@ def train_on(
                 data.batches,
                 teacher=teacher,
                 initial=initial,
+                device="cuda" if torch.cuda.is_available() else "cpu",
                 tracker=run.tracker,
                 folder=_checkpoint_folder(run, part),
                 checkpoint_every=checkpoint_every,
