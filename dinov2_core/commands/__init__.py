@@ -20,6 +20,7 @@ COMMANDS: tuple[str, ...] = (
     "curate",
     "why",
     "convert",
+    "evaluate",
     "pretrain",
     "look",
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dinov2_core.errors import UserError
 from dinov2_core.evaluate.bootstrap import mean_interval
 from dinov2_core.evaluate.cache import FeatureCache
 from dinov2_core.evaluate.model import EvalModel
@@ -71,6 +72,10 @@ class Protocol:
     needs: str
     options: type[Any]
     run: Callable[[EvalModel, Any, Any, Context], Scores]
+
+
+class NotApplicableError(UserError):
+    """The protocol has no meaning on this data (several labels an image, too few images): ``all`` goes on."""
 
 
 def score(name: str, each: ArrayLike, *, note: str = "", seed: int = 0) -> Score:
