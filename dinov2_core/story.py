@@ -5,7 +5,7 @@ Answers "why is this image (not) in the set?". How the rows came about is the st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +84,16 @@ def print_story(store: Store, text: str) -> None:
     for chapter in tell(store, ids[0]):
         where = chapter.stage if chapter.partition == manifest.WHOLE else f"{chapter.stage}[{chapter.partition}]"
         print(f"\n{where} · {chapter.table}")
-        for row in chapter.rows[:20]:
-            shown = {k: v for k, v in row.items() if v not in (None, "", ids[0]) and not isinstance(v, bytes)}
-            print("  " + ", ".join(f"{k}: {_short(v)}" for k, v in shown.items()))
-        if len(chapter.rows) > 20:
-            print(f"  … and {len(chapter.rows) - 20} rows more")
+        print_rows(chapter.rows, ids[0])
+
+
+def print_rows(rows: Sequence[dict[str, Any]], own: str) -> None:
+    """Print the first twenty of ``rows``, without what is empty or the image's ``own`` name."""
+    for row in rows[:20]:
+        shown = {k: v for k, v in row.items() if v not in (None, "", own) and not isinstance(v, bytes)}
+        print("  " + ", ".join(f"{k}: {_short(v)}" for k, v in shown.items()))
+    if len(rows) > 20:
+        print(f"  … and {len(rows) - 20} rows more")
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ rotation or large overlays. Which pairs to ask about does not belong here.
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from dinov2_core.curation.quality import grey
 
@@ -62,3 +62,17 @@ def _spread(whole: np.ndarray, size: int) -> np.ndarray:
     spread = np.full((SIDE, SIDE), np.inf)
     spread[:places, :places] = np.where(squares > _FLAT * size**2, np.sqrt(np.maximum(squares, 0)), np.inf)
     return spread
+
+
+DETAIL = 0.5
+"""Correlation of fine detail from which two pictures show the same pixels; unrelated skies and walls stay under it."""
+
+
+def detail(pixels: np.ndarray) -> Thumbnail:
+    """The thumbnail of a picture's fine detail alone: what is smooth, as skies are, says nothing about copies."""
+    whole = grey(pixels) if pixels.ndim == 3 else pixels
+    small = Image.fromarray(whole).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    values = np.asarray(small, dtype=np.float64)
+    smooth = np.asarray(small.filter(ImageFilter.GaussianBlur(2.5)), dtype=np.float64)
+    raised = (values - smooth).clip(-127, 127) + 128
+    return Thumbnail(np.repeat(raised.round().astype(np.uint8)[:, :, None], 3, axis=2))

@@ -29,7 +29,7 @@ class CopyEmbedder:
 
     def __init__(self, model: str = "sscd", *, side: int = SIDE, batch: int = 16) -> None:
         self.path = str(onnx_model.locate(model))
-        self.side, self.batch = side, batch
+        self.side, self.batch, self.dim = side, batch, DIM
         self._script = None if self.path.endswith(".onnx") else _load_script(self.path)
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:

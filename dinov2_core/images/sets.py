@@ -77,7 +77,7 @@ class ImageSet:
 
     def read(self, names: list[str]) -> Iterator[Item]:
         """The items of one group."""
-        fs, base, _ = files_of(self.uri)
+        fs, base = place_of(self.uri)
         for name in names:
             path = _join(base, name)
             if name.endswith(".tar"):
@@ -153,8 +153,20 @@ def signature(uri: str) -> str:
         with fs.open(_join(base, name), "rb") as f:
             while block := f.read(_BLOCK):
                 content.update(block)
-        total.update(f"{name}\0{content.hexdigest()}\n".encode())
+        total.update(f"{name}\0{content.hexdigest()}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
+
+
+def printable(name: str) -> str:
+    """``name`` as valid text: a byte that is no UTF-8 becomes ``\\xNN``, so that any file can stand in a table."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def place_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """File system and base path of ``uri``, without listing it; a file's base is its folder."""
+    fs, base = fsspec.core.url_to_fs(uri)
+    base = base.rstrip("/")
+    return fs, base.rpartition("/")[0] if fs.isfile(base) else base
 
 
 def files_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str, list[str]]:

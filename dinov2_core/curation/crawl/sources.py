@@ -19,7 +19,7 @@ from dinov2_core.curation.crawl import archives, pages
 from dinov2_core.curation.crawl.fetch import Limits, classify
 from dinov2_core.curation.crawl.pages import Reference
 from dinov2_core.errors import UserError
-from dinov2_core.images.sets import IMAGE_SUFFIXES
+from dinov2_core.images.sets import IMAGE_SUFFIXES, printable
 
 ARCHIVES = (".warc", ".warc.gz", ".warc.zst")
 PAGES = (".html", ".htm")
@@ -80,13 +80,13 @@ class Reader:
         for name in names:
             kind = next((add for suffixes, add in self._kinds() if name.lower().endswith(suffixes)), None)
             if kind is None:
-                plan.problems.append((name, "refused", "unknown kind of source"))
+                plan.problems.append((printable(name), "refused", "unknown kind of source"))
                 continue
             try:
                 kind(plan, name)
             except (OSError, ValueError, ElementTree.ParseError) as error:
                 # Half an archive is still half an archive; what was read of it stays.
-                plan.problems.append((name, "failed", "damaged source"))
+                plan.problems.append((printable(name), "failed", "damaged source"))
                 if isinstance(error, PermissionError):
                     raise UserError(
                         f"cannot be read: {error}", where=f"{self.base}/{name}", todo="check permissions or credentials"
@@ -170,7 +170,7 @@ class Reader:
                 plan.listed.append(Reference(node.text.strip(), ""))
 
     def _image(self, plan: Plan, name: str) -> None:
-        plan.held[name] = Held(name, WHOLE_FILE)
+        plan.held[printable(name)] = Held(name, WHOLE_FILE)
 
 
 def _url_column(names: list[str], path: str) -> str:

@@ -1,0 +1,60 @@
+"""Options and output that the verbs on folders share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from dinov2_core.errors import UserError
+
+_OWN = ".work"
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """``--out`` and ``--workers``."""
+    parser.add_argument("--out", required=True, help="folder for the results: a path or s3://…")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one a core")
+
+
+def add_search(parser: argparse.ArgumentParser, paper: float) -> None:
+    """What ``dedup`` and ``leaks`` have in common."""
+    parser.add_argument("--threshold", default="", help=f"cosine; default {paper}, or auto: fitted to the pool")
+    parser.add_argument("--k", type=int, default=64, help="neighbours of an image at most; default 64")
+    parser.add_argument("--weights", default="sscd", help="SSCD: an ONNX or TorchScript file, sscd or sscd_distilled")
+    parser.add_argument("--side", type=int, default=288, help="pixels at which images are compared; default 288")
+    parser.add_argument("--flips", action="store_true", help="compare mirrored images too, for twice the work")
+    parser.add_argument("--centre", action="store_true", help="subtract the pool's mean embedding")
+    parser.add_argument("--whiten", action="store_true", help="centre, and scale directions to equal spread")
+    parser.add_argument("--calibrate", action="store_true", help="plant copies and measure what thresholds do here")
+    parser.add_argument("--sample", type=int, default=500, help="images of which copies are planted; default 500")
+    parser.add_argument("--precision", type=float, default=0.9, help="wanted of a fitted threshold; default 0.9")
+    parser.add_argument("--share", type=float, default=0.05, help="images that have a copy, as a guess; default 0.05")
+
+
+def search(options: argparse.Namespace, paper: float) -> tuple[Any, Any]:
+    """``(Model, Search)`` of the options of :func:`add_search`."""
+    from dinov2_core.curation.folders.copies import Search
+    from dinov2_core.curation.folders.dedup import rule_of
+    from dinov2_core.curation.folders.description import Model
+
+    if options.k < 1 or options.sample < 1 or options.side < 32 or not 0 < options.share <= 1:
+        raise UserError("--k, --sample, --side or --share is too small", todo="give k ≥ 1, sample ≥ 1, side ≥ 32")
+    rule = rule_of(options.threshold, paper)
+    found = Search(
+        rule,
+        options.k,
+        options.centre,
+        options.whiten,
+        calibrate=options.calibrate or rule is None,
+        sample=options.sample,
+        precision=options.precision,
+        share=options.share,
+    )
+    return Model(options.weights, options.side, options.flips), found
+
+
+def tell(said: Mapping[str, Any], out: str) -> None:
+    """Print a command's table and where the rest is."""
+    print(said["table"])
+    print(f"\nresults are in {out}")

@@ -1,0 +1,181 @@
+"""Copies within a folder, and between a pool and a benchmark: pairs, components, which image stays.
+
+Describing images is in ``description``, writing results in the modules beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dinov2_core.curation import whitening
+from dinov2_core.curation.alignment import DETAIL, Thumbnail, correlation, detail
+from dinov2_core.curation.calibration import Line, Measured, proposed, score, sweep
+from dinov2_core.curation.components import connected_components
+from dinov2_core.curation.copy_rule import CopyRule, Fit, fit
+from dinov2_core.curation.folders.description import Described, Model, plant
+from dinov2_core.curation.folders.job import Job
+from dinov2_core.curation.keep_rule import keep_order
+from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core.progress import track
+
+PAPER, PAPER_BENCHMARK = 0.6, 0.45
+FLOOR = 0.45
+"""Pairs under it are not looked at when thresholds are fitted."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """``rule`` None: fitted to the pool. ``centre`` and ``whiten`` as in ``whitening``."""
+
+    rule: CopyRule | None
+    k: int = 64
+    centre: bool = False
+    whiten: bool = False
+    calibrate: bool = False
+    sample: int = 500
+    precision: float = 0.9
+    share: float = 0.05
+    """Of the images, as far as one can guess, that have a copy: it scales the measured rates to the pool."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """``a``, ``b`` positions int [P]; ``similarity``, ``alignment`` float32 [P] (nan where not computed)."""
+
+    a: np.ndarray
+    b: np.ndarray
+    similarity: np.ndarray
+    alignment: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on the pool: a table by threshold, the threshold proposed, and a rule on both scores."""
+
+    lines: list[Line]
+    proposed: Line
+    fit: Fit
+    planted: int
+    natural: int
+    recall_by_kind: dict[str, float]
+
+
+def exact_groups(described: Described) -> np.ndarray:
+    """For each image the first one with the same pixels: int64 [N]."""
+    _, first, back = np.unique(
+        np.array(described.table["pixel_sha256"].to_pylist(), dtype=str), return_index=True, return_inverse=True
+    )
+    found: np.ndarray = first[back.reshape(-1)].astype(np.int64)
+    return found
+
+
+def transformed(described: Described, search: Search, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``matrix`` and ``mirrored`` centred or whitened by the statistics of ``base``, float32 [M, D]."""
+    transform = whitening.fit(base, centre=search.centre, whiten=search.whiten)
+    mirrored = transform(described.mirrored) if len(described.mirrored) else described.mirrored
+    return transform(described.matrix), mirrored
+
+
+def between(
+    queries: np.ndarray, mirrored: np.ndarray, pool: np.ndarray, threshold: float, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (query, pool row, similarity) over ``threshold``; of a picture and its mirror image the more alike."""
+    searched = NeighbourSearch(pool)
+    parts = [searched.above(queries, threshold, k)]
+    if len(mirrored):
+        parts.append(searched.above(mirrored, threshold, k))
+    query, row, similarity = (np.concatenate([getattr(p, n) for p in parts]) for n in ("query", "pool", "similarity"))
+    order = np.lexsort((-similarity, row, query))
+    query, row, similarity = query[order], row[order], similarity[order]
+    new = np.ones(len(query), bool)
+    new[1:] = (np.diff(query) != 0) | (np.diff(row) != 0)
+    return query[new], row[new], similarity[new]
+
+
+def aligned(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, fine: bool = False) -> np.ndarray:
+    """Correlation of ``a[rows[i]]`` and ``b[columns[i]]`` (uint8 [N, S, S] each): float32 [P]."""
+    make = detail if fine else (lambda grey: Thumbnail(np.repeat(grey[:, :, None], 3, axis=2)))
+    found = np.zeros(len(rows), np.float32)
+    order = np.argsort(rows, kind="stable")
+    last, one = -1, None
+    for i in track(order.tolist(), "aligning pairs", len(order)):
+        if rows[i] != last:
+            last, one = rows[i], make(a[rows[i]])
+        assert one is not None
+        found[i] = correlation(one, make(b[columns[i]]))
+    return found
+
+
+def judged(rule: CopyRule, pairs: Pairs, a: np.ndarray, b: np.ndarray) -> tuple[Pairs, np.ndarray]:
+    """The pairs with the alignment that ``rule`` asks for, and which of them it takes: bool [P]."""
+    alignment = pairs.alignment.copy()
+    if rule.aligned_similarity < 1:
+        alignment = aligned(a, b, pairs.a, pairs.b)
+    return Pairs(pairs.a, pairs.b, pairs.similarity, alignment), rule.accepts(pairs.similarity, alignment)
+
+
+def copy_pairs(described: Described, search: Search, rule: CopyRule) -> Pairs:
+    """Pairs a < b among the images that ``rule`` takes; equal pixels are searched once."""
+    matrix, mirrored = transformed(described, search, described.matrix)
+    single = np.flatnonzero(exact_groups(described) == np.arange(len(matrix)))
+    floor = min(rule.similarity, rule.aligned_similarity)
+    queries = mirrored[single] if len(mirrored) else mirrored
+    # One more neighbour than asked: every image is its own nearest.
+    query, row, similarity = between(matrix[single], queries, matrix[single], floor, search.k + 1)
+    a, b = single[query], single[row]
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    order = np.lexsort((-similarity, high, low))
+    low, high, similarity = low[order], high[order], similarity[order]
+    new = low != high
+    new[1:] &= (np.diff(low) != 0) | (np.diff(high) != 0)
+    found = Pairs(low[new], high[new], similarity[new], np.full(int(new.sum()), np.nan, np.float32))
+    found, accepted = judged(rule, found, described.greys, described.greys)
+    return Pairs(found.a[accepted], found.b[accepted], found.similarity[accepted], found.alignment[accepted])
+
+
+def components(described: Described, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """``(component, kept)``: the smallest position of each image's component, and whether it stays: [N] each."""
+    count = len(described.matrix)
+    labels = connected_components(count, [(exact_groups(described), np.arange(count)), (pairs.a, pairs.b)])
+    pixels = described.table["width"].to_numpy().astype(np.int64) * described.table["height"].to_numpy()
+    order = keep_order(pixels, described.table["bytes"].to_numpy(), np.arange(count))
+    _, first = np.unique(labels[order], return_index=True)
+    kept = np.zeros(count, bool)
+    kept[order[first]] = True
+    return labels.astype(np.int64), kept
+
+
+def calibrated(job: Job, described: Described, model: Model, search: Search, *, references: int = 0) -> Calibration:
+    """Plant copies in the pool, score them and fit.
+
+    ``references``: images that the pool will be compared with; 0 where with itself.
+    """
+    count = len(described.matrix)
+    chosen = np.sort(np.random.default_rng(0).permutation(count)[: search.sample])
+    origin, kinds, copies, greys = plant(job, described, model, chosen)
+    transform = whitening.fit(described.matrix, centre=search.centre, whiten=search.whiten)
+    both = np.concatenate([described.greys, greys])
+    measured: Measured = score(
+        transform(copies),
+        origin,
+        transform(described.matrix),
+        lambda a, b: aligned(both, both, a, b),
+        floor=FLOOR,
+        verify=lambda a, b: aligned(both, both, a, b, fine=True) - DETAIL,
+    )
+    # Each true pair stands beside this many others.
+    unrelated = count / search.share if references else count / 2 / search.share
+    lines = sweep(measured, unrelated)
+    best = fit(
+        measured.copies,
+        measured.others,
+        compared=measured.compared,
+        unrelated_per_copy=unrelated,
+        precision=search.precision,
+        floor=FLOOR,
+    )
+    found = best.rule.accepts(measured.copies.similarity, measured.copies.alignment)
+    by_kind = {str(k): round(float(found[kinds == k].mean()), 4) for k in np.unique(kinds)}
+    return Calibration(lines, proposed(lines, search.precision), best, len(origin), measured.natural, by_kind)

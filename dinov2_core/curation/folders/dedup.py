@@ -1,0 +1,198 @@
+"""``dinov2 dedup`` and ``dinov2 leaks``: copies in a folder, and copies of a benchmark in a pool, as tables.
+
+Finding them is in ``copies``, the page of pairs in ``pairs_page``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dinov2_core.curation.copy_rule import CopyRule
+from dinov2_core.curation.folders import copies, pairs_page
+from dinov2_core.curation.folders.copies import PAPER, PAPER_BENCHMARK, Calibration, Pairs, Search
+from dinov2_core.curation.folders.description import Described, Model, describe, paths_of
+from dinov2_core.curation.folders.job import Job, markdown
+from dinov2_core.errors import UserError
+
+
+def dedup(uri: str, out: str, model: Model, search: Search, *, workers: int = 0) -> dict[str, Any]:
+    """Write ``pairs.parquet``, ``components.parquet``, ``refused.parquet`` and ``dedup.md``; the counts."""
+    job = Job(out, "dedup", workers)
+    found = describe(job, uri, model)
+    state = {"images": found.digest, "model": model.state(), "search": asdict(search)}
+    if (said := job.finished(state)) is not None:
+        return said
+    measured = _measure(job, found, model, search)
+    rule = search.rule or (measured.fit.rule if measured else CopyRule(PAPER))
+    pairs = copies.copy_pairs(found, search, rule)
+    labels, kept = copies.components(found, pairs)
+    paths = np.array([*paths_of(found), ""], dtype=object)
+    first = copies.exact_groups(found)
+    again = np.flatnonzero(first != np.arange(len(first)))
+    sizes = np.bincount(labels, minlength=1)
+    said = {
+        "images": len(found.rows),
+        "refused": len(found.rows) - len(first),
+        "exact copies": len(again),
+        "copy pairs": len(pairs.a),
+        "components of two or more": int((sizes > 1).sum()),
+        "kept": int(kept.sum()),
+        "rule": asdict(rule),
+    }
+    rows = [_row(paths, a, b, 1.0, None, "exact") for a, b in zip(first[again].tolist(), again.tolist(), strict=True)]
+    rows += _rows(paths, paths, pairs, "copy")
+    names = pa.array(paths[labels].tolist(), pa.string())
+    results = {
+        "pairs.parquet": pa.Table.from_pylist(rows, schema=_PAIRS),
+        "components.parquet": pa.table({"path": paths_of(found), "component": names, "kept": kept}),
+        "refused.parquet": _refused(found),
+    }
+    said["table"] = _table(said) + _calibration(measured, search, PAPER)
+    return job.finish(state, results, {"dedup.md": f"# Copies\n\n{said['table']}\n".encode()}, said)
+
+
+def leaks(
+    pool_uri: str, benchmark_uri: str, out: str, model: Model, search: Search, *, workers: int = 0
+) -> dict[str, Any]:
+    """Write ``leaks.parquet``, ``dropped.parquet``, ``leaks.html`` and ``leaks.md``; the counts."""
+    job = Job(out, "leaks", workers)
+    pool = describe(job, pool_uri, model, label="pool")
+    benchmark = describe(job, benchmark_uri, model, label="benchmark")
+    state = {"pool": pool.digest, "benchmark": benchmark.digest, "model": model.state(), "search": asdict(search)}
+    if (said := job.finished(state)) is not None:
+        return said
+    measured = _measure(job, pool, model, search, references=len(benchmark.matrix))
+    rule = search.rule or (measured.fit.rule if measured else CopyRule(PAPER_BENCHMARK))
+    found = _across(pool, benchmark, search, rule)
+    labels, _ = copies.components(pool, copies.copy_pairs(pool, search, CopyRule(max(PAPER, rule.similarity))))
+    lost = np.isin(labels, labels[found.a])
+    ours, theirs = (np.array([*paths_of(d), ""], dtype=object) for d in (pool, benchmark))
+    rows = [
+        {"pool": ours[a], "benchmark": theirs[b], "similarity": s, "alignment": None if np.isnan(t) else t}
+        for a, b, s, t in zip(found.a, found.b, found.similarity.tolist(), found.alignment.tolist(), strict=True)
+    ]
+    results = {
+        "leaks.parquet": pa.Table.from_pylist(rows, schema=_LEAKS),
+        "dropped.parquet": pa.table({"path": pa.array(ours[:-1][lost].tolist(), pa.string())}),
+        "refused.parquet": _refused(pool),
+    }
+    said = {
+        "pool images": len(pool.rows),
+        "benchmark images": len(benchmark.rows),
+        "refused": len(pool.rows) - len(pool.matrix),
+        "leaking pairs": len(rows),
+        "benchmark images with a copy in the pool": len(np.unique(found.b)),
+        "pool images to drop, their components whole": int(lost.sum()),
+        "rule": asdict(rule),
+    }
+    said["table"] = _table(said) + _calibration(measured, search, PAPER_BENCHMARK)
+    page = pairs_page.render(rows, pool, benchmark)
+    files = {"leaks.html": page.encode(), "leaks.md": f"# Leaks\n\n{said['table']}\n".encode()}
+    return job.finish(state, results, files, said)
+
+
+_PAIRS = pa.schema(
+    [
+        ("a", pa.string()),
+        ("b", pa.string()),
+        ("similarity", pa.float32()),
+        ("kind", pa.string()),
+        ("alignment", pa.float32()),
+    ]
+)
+_LEAKS = pa.schema(
+    [("pool", pa.string()), ("benchmark", pa.string()), ("similarity", pa.float32()), ("alignment", pa.float32())]
+)
+
+
+def _across(pool: Described, benchmark: Described, search: Search, rule: CopyRule) -> Pairs:
+    """Pairs (pool, benchmark) that ``rule`` takes, or whose pixels are equal."""
+    base = pool.matrix
+    ours, _ = copies.transformed(pool, search, base)
+    theirs, mirrored = copies.transformed(benchmark, search, base)
+    floor = min(rule.similarity, rule.aligned_similarity)
+    # From the benchmark's side: k bounds how many pool images one reference may claim, not the other way.
+    query, row, similarity = copies.between(theirs, mirrored, ours, floor, search.k)
+    pairs = Pairs(row, query, similarity, np.full(len(row), np.nan, np.float32))
+    pairs, accepted = copies.judged(rule, pairs, pool.greys, benchmark.greys)
+    hashes: dict[str, list[int]] = {}
+    for i, name in enumerate(pool.table["pixel_sha256"].to_pylist()):
+        hashes.setdefault(name, []).append(i)
+    same = [(i, j) for j, name in enumerate(benchmark.table["pixel_sha256"].to_pylist()) for i in hashes.get(name, ())]
+    a = np.concatenate([np.array([i for i, _ in same], np.int64), pairs.a[accepted]])
+    b = np.concatenate([np.array([j for _, j in same], np.int64), pairs.b[accepted]])
+    scores = [
+        np.concatenate([np.ones(len(same), np.float32), values[accepted]])
+        for values in (pairs.similarity, pairs.alignment)
+    ]
+    _, first = np.unique(np.stack([a, b], 1), axis=0, return_index=True)
+    order = first[np.lexsort((b[first], a[first], -scores[0][first]))]
+    return Pairs(a[order], b[order], scores[0][order], scores[1][order])
+
+
+def _measure(
+    job: Job, described: Described, model: Model, search: Search, *, references: int = 0
+) -> Calibration | None:
+    if not search.calibrate or len(described.matrix) < 2:
+        return None
+    return copies.calibrated(job, described, model, search, references=references)
+
+
+def _row(paths: np.ndarray, a: int, b: int, similarity: float, alignment: float | None, kind: str) -> dict[str, Any]:
+    return {"a": paths[a], "b": paths[b], "similarity": similarity, "kind": kind, "alignment": alignment}
+
+
+def _rows(a_paths: np.ndarray, b_paths: np.ndarray, pairs: Pairs, kind: str) -> list[dict[str, Any]]:
+    columns = (pairs.a.tolist(), pairs.b.tolist(), pairs.similarity.tolist(), pairs.alignment.tolist())
+    return [_row(a_paths, a, b, s, None if np.isnan(t) else t, kind) for a, b, s, t in zip(*columns, strict=True)]
+
+
+def _refused(described: Described) -> pa.Table:
+    rows = described.rows.filter(pa.compute.not_equal(described.rows["reason"], ""))
+    return rows.select(["path", "reason"]).sort_by("path")
+
+
+def _table(said: dict[str, Any]) -> str:
+    rows = [(name, value) for name, value in said.items() if isinstance(value, int)]
+    return markdown(("what", "how many"), rows)
+
+
+def _calibration(measured: Calibration | None, search: Search, paper: float) -> str:
+    """What was measured, as Markdown, with a warning where the paper's threshold does not fit."""
+    if measured is None:
+        return ""
+    lines = [(x.threshold, x.recall, f"{x.false_rate:.1e}", x.precision) for x in measured.lines]
+    table = markdown(("threshold", "recall", "false matches", "expected precision"), lines)
+    own = next(x for x in measured.lines if x.threshold == paper)
+    best, rule = measured.fit, measured.fit.rule
+    text = (
+        f"\n\n## Measured on this pool\n\n{measured.planted} planted copies; {measured.natural} pairs left out since "
+        f"their originals are copies of each other.\n\n{table}\n\nFor a precision of {search.precision}: threshold "
+        f"{measured.proposed.threshold} (recall {measured.proposed.recall:.3f}). With the pixels aligned: "
+        f"similarity over {rule.similarity}, or over {rule.aligned_similarity} with alignment over {rule.alignment} "
+        f"less {rule.trade} a unit of similarity (recall {best.recall:.3f}, precision {best.precision:.3f}); "
+        "`--threshold auto` uses this rule."
+    )
+    if own.precision < search.precision:
+        text += (
+            f"\n\n**Warning:** at the paper's threshold {paper} only {own.precision:.3f} of what is found here would "
+        )
+        text += f"be copies; {search.precision} were asked for."
+    return text
+
+
+def rule_of(text: str, paper: float) -> CopyRule | None:
+    """The rule of ``--threshold``: a number between −1 and 1, ``auto`` (None, fitted to the pool), or the paper's."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text) if text else paper
+    except ValueError:
+        value = 2.0
+    if not -1 <= value <= 1:
+        raise UserError(f"no threshold: '{text}'", where="--threshold", todo="give a number up to 1, or auto")
+    return CopyRule(value)

@@ -1,0 +1,100 @@
+"""``dinov2 embed``: one vector for every image of a folder. The encoders are in ``embedder`` and ``copy_detection``."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dinov2_core import parts, tables
+from dinov2_core.curation import onnx_model
+from dinov2_core.curation.copy_detection import CopyEmbedder
+from dinov2_core.curation.folders import reading
+from dinov2_core.curation.folders.job import PER_TASK, Job, markdown, tasks_of
+from dinov2_core.images.decode import Refused, decode
+from dinov2_core.storage import Store
+
+Encoder = Callable[[list[np.ndarray]], np.ndarray]
+
+
+def embed(uri: str, out: str, weights: str, *, workers: int = 0) -> dict[str, Any]:
+    """Write ``embeddings.parquet`` (path, embedding) and ``refused.parquet``; the counts."""
+    job = Job(out, "embed", workers)
+    rows, said, state = vectors_of(job, uri, weights)
+    if (before := job.finished(state)) is not None:
+        return before
+    good = rows.filter(pa.compute.equal(rows["reason"], "")).select(["path", "embedding"])
+    refused = rows.filter(pa.compute.not_equal(rows["reason"], "")).select(["path", "reason"])
+    said["table"] = markdown(("what", "how many"), [(k, v) for k, v in said.items() if isinstance(v, int)])
+    text = f"# Embeddings by {weights}\n\n{said['table']}\n"
+    return job.finish(
+        state, {"embeddings.parquet": good, "refused.parquet": refused}, {"embed.md": text.encode()}, said
+    )
+
+
+def vectors_of(job: Job, uri: str, weights: str, label: str = "images") -> tuple[pa.Table, dict[str, Any], Any]:
+    """``(path, reason, embedding)`` of every image at ``uri`` (zeros where refused), counts, and their state."""
+    groups, digest = reading.groups(uri, PER_TASK)
+    state = {"images": digest, "weights": checksum(weights)}
+    tasks = tasks_of(groups, uri=uri, weights=weights, version=state["weights"])
+    total = None if groups[0][0].endswith(reading.CONTAINERS) else sum(len(g) for g in groups)
+    done = job.map(_embed, tasks, state, label=label, total=total)
+    rows = pa.concat_tables([job.store.read_table(f"{prefix}rows.parquet") for prefix, _ in done])
+    refused = sum(1 for reason in rows["reason"].to_pylist() if reason)
+    width = rows.schema.field("embedding").type.list_size
+    return rows, {"images": len(rows), "refused": refused, "width": width}, state
+
+
+def checksum(weights: str) -> str:
+    """What names the weights' version: the checksum of a file, or of all files of a folder."""
+    if Path(weights).is_dir():
+        total = hashlib.sha256()
+        for path in sorted(p for p in Path(weights).iterdir() if p.is_file()):
+            total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()
+    return onnx_model.checksum(weights)
+
+
+@functools.lru_cache(maxsize=2)
+def encoder(weights: str, version: str) -> tuple[Encoder, int]:
+    """The function pixels → float32 [N, D] of ``weights``, made once a process, and D."""
+    if weights in parts.PARTS or weights.endswith((".onnx", ".torchscript.pt")):
+        copy = CopyEmbedder(weights)
+        return copy, copy.dim
+    from dinov2_core.embedder import Embedder
+    from dinov2_core.model import weights as files
+
+    vit = Embedder(*files.load(weights))
+    return vit, vit.dim
+
+
+def _embed(task: Mapping[str, Any]) -> dict[str, Any]:
+    run, width = encoder(task["weights"], task["version"])
+    paths, reasons, waiting = [], [], []
+    found = [np.zeros((0, width), np.float16)]
+    for item in reading.read(task["uri"], task["names"]):
+        decoded = Refused(item.reason) if item.reason else decode(item.data)
+        paths.append(item.path)
+        reasons.append(decoded.reason if isinstance(decoded, Refused) else "")
+        if not isinstance(decoded, Refused):
+            waiting.append(decoded.pixels)
+        if len(waiting) >= 64 or sum(p.size for p in waiting) > 1e8:
+            found.append(run(waiting).astype(np.float16))
+            waiting = []
+    if waiting:
+        found.append(run(waiting).astype(np.float16))
+    good = np.concatenate(found)
+    # Zeros where refused: Parquet readers disagree about missing lists of fixed size.
+    every = np.zeros((len(paths), width), np.float16)
+    every[np.array([not reason for reason in reasons], bool)] = good
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(every.reshape(-1), tables.embedding_type(width).value_type), width
+    )
+    columns = {"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string()), "embedding": column}
+    Store(task["root"]).write_table(f"{task['scratch']}rows.parquet", pa.table(columns))
+    return {"images": len(paths)}

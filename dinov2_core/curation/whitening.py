@@ -1,0 +1,29 @@
+"""Centring and whitening of embeddings, fitted to a pool: what all of its images share says nothing about copies.
+
+Whitening by principal components as is usual before similarity search (Jégou and Chum, 2012). Fitted to a sample, with
+a little of the mean variance added, so that directions which hardly vary are not blown up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dinov2_core.curation.vectors import unit
+
+SAMPLE = 50_000
+_SHRINK = 0.1
+
+
+def fit(matrix: np.ndarray, *, centre: bool, whiten: bool, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """A function float32 [M, D] → float32 [M, D] of unit length; with neither setting the rows as they are."""
+    if not (centre or whiten) or len(matrix) < 2:
+        return lambda rows: rows
+    some = matrix[np.random.default_rng(seed).permutation(len(matrix))[:SAMPLE]].astype(np.float64)
+    mean = some.mean(axis=0)
+    if not whiten:
+        return lambda rows: unit(rows - mean)
+    values, axes = np.linalg.eigh(np.cov(some - mean, rowvar=False))
+    scale = axes / np.sqrt(values.clip(0) + _SHRINK * values.mean())
+    return lambda rows: unit((rows - mean) @ scale)
