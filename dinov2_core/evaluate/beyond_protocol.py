@@ -19,7 +19,7 @@ from dinov2_core.evaluate.datasets.layout import lines
 from dinov2_core.evaluate.knn import knn_predict
 from dinov2_core.evaluate.model import EvalModel
 from dinov2_core.evaluate.probe_features import probe_features
-from dinov2_core.evaluate.protocol import Context, Protocol, Score, Scores
+from dinov2_core.evaluate.protocol import Context, NotApplicableError, Protocol, Score, Scores
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run_ood(model: EvalModel, data: OodSet, options: OodOptions, context: Contex
 def run_fairness(model: EvalModel, data: LabelledSet, options: FairnessOptions, context: Context) -> Scores:
     """k-NN accuracy of each group, worst first, and the gap between the best and the worst."""
     if not options.column:
-        raise UserError("no column to split by", todo="set `column` to a file with a value a line")
+        raise NotApplicableError("no column to split by", todo="set `column` to a file with a value a line")
     column = lines(Path(options.column))
     if len(column) != len(data.test):
         raise UserError(f"{len(column)} values for {len(data.test)} test images", where=options.column)

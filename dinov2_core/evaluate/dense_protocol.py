@@ -13,7 +13,7 @@ from dinov2_core.errors import UserError
 from dinov2_core.evaluate import depth, segmentation
 from dinov2_core.evaluate.datasets.dense import DepthSet, SegmentationSet
 from dinov2_core.evaluate.model import EvalModel
-from dinov2_core.evaluate.protocol import Context, Protocol, Score, Scores, score
+from dinov2_core.evaluate.protocol import Context, NotApplicableError, Protocol, Score, Scores, score
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ def run_segmentation(
 def run_depth(model: EvalModel, data: DepthSet, options: DepthOptions, context: Context) -> Scores:
     """RMSE (and AbsRel, δ1) of each head, means over images."""
     if not data.train:
-        raise UserError(f"{data.name} has test pictures only", todo="train the head on NYUd and score it here (docs)")
+        raise NotApplicableError(
+            f"{data.name} has test pictures only",
+            todo="train a head on NYUd with depth.train_depth and score it with depth.score",
+        )
     scores: list[Score] = []
     details: dict[str, dict[str, float | None]] = {}
     for kind in options.heads:

@@ -50,14 +50,15 @@ def feature_maps(
     check_sides(images.shape[-2], images.shape[-1], patch)
     rows, columns = images.shape[-2] // patch, images.shape[-1] // patch
     x, layout = pack([backbone.embed(images)])
-    found = []
+    found = {}
     for index, block in enumerate(backbone.blocks[: max(layers) + 1]):
         x = block(x, layout)
         if index in layers:
             tokens = layout.split(backbone.norm(x) if norm else x)[0]
             patches = tokens[:, first:].transpose(1, 2).reshape(len(images), -1, rows, columns)
-            found.append((patches, tokens[:, 0]))
-    return found
+            found[index] = (patches, tokens[:, 0])
+    # A backbone of three blocks gives one of them twice to heads that take four.
+    return [found[index] for index in layers]
 
 
 def check_sides(height: int, width: int, patch: int) -> None:
