@@ -1,4 +1,8 @@
-"""The state of a run in one file: networks with heads, optimiser, centers, step. Safetensors, atomic, byte-stable.
+"""The state of a run: networks with heads, optimiser, centers, step. In one file to ship, in a folder to resume from.
+
+The file is safetensors, written atomically, equal bytes for equal states. The folder is torch's distributed checkpoint:
+every process writes its shards while training goes on, and any number of processes reads them. It gets its name
+``step-…`` when all is written, so what a killed process leaves is never taken for a checkpoint.
 
 Batches and random draws are functions of (seed, step), so the step is all that a resumed run needs of them.
 """
@@ -7,27 +11,45 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from dinov2_core.errors import DamagedDataError
+from dinov2_core.losses.distributed import world_size
 from dinov2_core.train.objective import Objective
 
-_SUFFIX = ".safetensors"
+_NOTE = "note.json"
+_STEP = re.compile(r"step-(\d{8})")
 
 
 def state_tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors of a run's state under flat names: ``student.…``, ``average.…``, ``optimizer.exp_avg.NAME``, …"""
+    """All tensors of a run's state under flat names: ``student.…``, ``average.…``, ``optimizer.exp_avg.NAME``, …
+
+    Sharded ones stay so; :func:`whole` gathers them.
+    """
     tensors = {k: v.detach().contiguous() for k, v in objective.state_dict().items()}
     for name, parameter in objective.student.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     return tensors
+
+
+def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with sharded tensors gathered; every process must call it."""
+    full = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in tensors.items()}
+    return {k: v.cpu().contiguous() for k, v in full.items()}
 
 
 def restore(objective: Objective, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -63,18 +85,128 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedDataError(f"not a readable checkpoint ({error})", where=str(path), todo="delete it") from error
 
 
+@dataclass
+class Folder:
+    """The checkpoints of a run, one written at a time. Of processes that train together, all must call each method."""
+
+    path: Path
+    keep: int = 2
+    """the newest that stay"""
+    keep_every: int = 0
+    """steps; multiples of it stay for good"""
+    _writing: tuple[Future[Any], int, dict[str, Any]] | None = field(default=None, init=False)
+    _group: Any = field(default=None, init=False)
+
+    def save(self, tensors: dict[str, Tensor], step: int, note: dict[str, Any]) -> None:
+        """Copy ``tensors`` and begin to write them as the checkpoint after ``step`` steps."""
+        self.finish()
+        if world_size() > 1 and self._group is None:
+            # Collectives of its own: those of the training go on meanwhile.
+            self._group = dist.new_group(backend="gloo")
+        temporary = self._temporary(step)
+        if _first():
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        if world_size() > 1:
+            dist.barrier(self._group)
+        future = dcp.async_save(tensors, checkpoint_id=temporary, process_group=self._group, no_dist=world_size() == 1)
+        assert isinstance(future, Future)
+        self._writing = future, step, note
+
+    def poll(self) -> None:
+        """Give the checkpoint that is being written its name if it is whole by now; never waits."""
+        if self._writing is not None and self._writing[0].done():
+            self._publish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        if self._writing is not None:
+            self._writing[0].result()
+            self._publish()
+        if world_size() > 1 and self._group is not None:
+            dist.barrier(self._group)
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return latest(self.path)
+
+    def load(self, path: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        """Put a checkpoint into ``objective`` and ``optimizer``, sharded as they are.
+
+        Raises:
+            DamagedDataError: it cannot be read, or holds other tensors.
+        """
+        try:
+            known = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+            parameters = dict(objective.student.named_parameters())
+            # The optimiser has no state before its first step; what the checkpoint has of it is made here.
+            for name, parameter in parameters.items():
+                if f"optimizer.step.{name}" in known:
+                    zeros = {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
+                    optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+            tensors = state_tensors(objective, optimizer)
+            if tensors.keys() != known.keys():
+                raise ValueError(f"its tensors differ: {sorted(tensors.keys() ^ known.keys())[:3]}")
+            dcp.load(tensors, checkpoint_id=path, no_dist=world_size() == 1)
+        except Exception as error:
+            raise DamagedDataError(f"not a readable checkpoint ({error})", where=str(path), todo="delete it") from error
+
+    def _temporary(self, step: int) -> Path:
+        return self.path / f".tmp-step-{step:08d}"
+
+    def _publish(self) -> None:
+        assert self._writing is not None
+        future, step, note = self._writing
+        self._writing = None
+        future.result()
+        if not _first():
+            return
+        temporary, final = self._temporary(step), step_path(self.path, step)
+        sizes = {p.name: p.stat().st_size for p in sorted(temporary.iterdir())}
+        with open(temporary / _NOTE, "w") as f:
+            json.dump({"files": sizes, "note": note}, f, sort_keys=True)
+            f.flush()
+            os.fsync(f.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        prune(self.path, self.keep, self.keep_every)
+
+
 def step_path(folder: Path, step: int) -> Path:
     """The name of the checkpoint after ``step`` steps; names sort as steps do."""
-    return folder / f"step-{step:08d}{_SUFFIX}"
+    return folder / f"step-{step:08d}"
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a folder; half-written ones have another name and are not seen."""
-    found = sorted(folder.glob(f"step-*{_SUFFIX}"))
-    return found[-1] if found else None
+    """The newest whole checkpoint of a folder; half-written and cut ones are passed over."""
+    return next((path for path in reversed(_found(folder)) if is_whole(path)), None)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints, and what killed writers left."""
-    for path in [*sorted(folder.glob(f"step-*{_SUFFIX}"))[:-keep], *folder.glob(".tmp-*")]:
-        path.unlink(missing_ok=True)
+def is_whole(path: Path) -> bool:
+    """Whether every file of a checkpoint is there at the size it was written with."""
+    try:
+        sizes = json.loads((path / _NOTE).read_text())["files"]
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The note that a checkpoint was saved with."""
+    note: dict[str, Any] = json.loads((path / _NOTE).read_text())["note"]
+    return note
+
+
+def prune(folder: Path, keep: int, keep_every: int = 0) -> None:
+    """Remove all but the newest ``keep`` checkpoints and those at multiples of ``keep_every`` steps."""
+    for path in _found(folder)[:-keep]:
+        if not keep_every or int(path.name.split("-")[1]) % keep_every:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _found(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if _STEP.fullmatch(path.name))
+
+
+def _first() -> bool:
+    return world_size() == 1 or dist.get_rank() == 0

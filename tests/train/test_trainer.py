@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,10 +13,11 @@ import pytest
 import torch
 
 from dinov2_core.errors import DamagedDataError, UserError
-from dinov2_core.train import checkpoint, recipes
+from dinov2_core.train import checkpoint, flops, metrics, recipes, schedules
 from dinov2_core.train.batches import PoolBatches
 from dinov2_core.train.objective import Batch, Objective
-from dinov2_core.train.recipe import Recipe, override
+from dinov2_core.train.preemption import Preempted
+from dinov2_core.train.recipe import EfficiencyConfig, Recipe, override
 from dinov2_core.train.trainer import train
 
 
@@ -55,7 +58,7 @@ from dinov2_core.train.trainer import train
 recipe = tiny()
 batches = PoolBatches(pool(), recipe)
 def killing(step):
-    if step == 5:
+    if step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return batches(step)
 train(recipe, killing, folder=Path(sys.argv[2]), checkpoint_every=2, log_every=1)
@@ -75,7 +78,8 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(tmp_path: Path) -> None:
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
         newest = checkpoint.latest(tmp_path)
         assert newest is not None
-        assert newest.name == "step-00000004.safetensors"
+        # The one after step 6 was being written.
+        assert newest.name in {"step-00000004", "step-00000006"}
         resumed = train(recipe, PoolBatches(pool(), recipe), folder=tmp_path, checkpoint_every=2, log_every=1)
     finally:
         torch.set_num_threads(threads)
@@ -86,11 +90,23 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(tmp_path: Path) -> None:
 def test_the_file_of_equal_states_is_equal(tmp_path: Path) -> None:
     recipe = tiny(steps=2)
     for name in ("a", "b"):
-        train(recipe, PoolBatches(pool(), recipe), folder=tmp_path / name)
-    one, two = (checkpoint.latest(tmp_path / name) for name in ("a", "b"))
-    assert one is not None
-    assert two is not None
-    assert one.read_bytes() == two.read_bytes()
+        checkpoint.save(tmp_path / name, train(recipe, PoolBatches(pool(), recipe)).tensors(), {"step": 2})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_run_that_is_asked_to_end_saves_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    recipe = tiny()
+    batches = PoolBatches(pool(), recipe)
+
+    def asking(step: int) -> Batch:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches(step)
+
+    with pytest.raises(Preempted, match="after step 4"):
+        train(recipe, asking, folder=tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert same(train(recipe, batches).tensors(), train(recipe, batches, folder=tmp_path).tensors())
 
 
 def test_a_finished_run_trains_no_further(tmp_path: Path) -> None:
@@ -110,15 +126,121 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         train(tiny(steps=3), PoolBatches(pool(), tiny()), folder=tmp_path)
 
 
-def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
-    checkpoint.step_path(tmp_path, 2).write_bytes(b"half a fi")
+def test_cut_and_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    recipe = tiny()
+    train(recipe, PoolBatches(pool(), recipe), folder=tmp_path, checkpoint_every=2, keep=3)
+    for name, damage in (
+        ("step-00000008", lambda p: p.write_bytes(p.read_bytes()[:100])),
+        ("step-00000006", Path.unlink),
+    ):
+        damage(next((tmp_path / name).glob("*.distcp")))
+    (tmp_path / ".tmp-step-00000009").mkdir()
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000004"
+
+
+def test_a_damaged_checkpoint_of_the_right_size_says_so(tmp_path: Path) -> None:
+    recipe = tiny(steps=2)
+    train(recipe, PoolBatches(pool(), recipe), folder=tmp_path)
+    metadata = tmp_path / "step-00000002" / ".metadata"
+    metadata.write_bytes(bytes(metadata.stat().st_size))
     with pytest.raises(DamagedDataError, match="not a readable checkpoint"):
-        train(tiny(), PoolBatches(pool(), tiny()), folder=tmp_path)
+        train(recipe, PoolBatches(pool(), recipe), folder=tmp_path)
 
 
-def test_half_written_checkpoints_are_not_seen(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-1-step-00000009.safetensors").write_bytes(b"half")
-    assert checkpoint.latest(tmp_path) is None
+def test_the_newest_and_the_multiples_stay(tmp_path: Path) -> None:
+    recipe = tiny()
+    train(recipe, PoolBatches(pool(), recipe), folder=tmp_path, checkpoint_every=1, keep=2, keep_every=3)
+    assert sorted(p.name[-1] for p in tmp_path.glob("step-*")) == ["3", "6", "7", "8"]
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    recipe = tiny(steps=2)
+    train(recipe, PoolBatches(pool(), recipe), folder=tmp_path, data="one")
+    with pytest.raises(UserError, match="of other data"):
+        train(recipe, PoolBatches(pool(), recipe), folder=tmp_path, data="two")
+
+
+@pytest.mark.parametrize("targets", ["sinkhorn", "centering"])
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(targets: str) -> None:
+    recipe = tiny(precision="float32", drop_path=0.0, **{"loss.targets": targets, "loss.koleo": 1.0})
+    batch = PoolBatches(pool(), recipe)(0)
+    found = []
+    for parts in (1, 2, 4):
+        torch.manual_seed(0)
+        objective = Objective.of(recipe).train()
+        terms = objective.backward(batch, 0.05, parts=parts).terms
+        gradients = torch.cat([p.grad.flatten() for p in objective.student.parameters() if p.grad is not None])
+        found.append((gradients, terms, objective.dino_center))
+    for gradients, terms, center in found[1:]:
+        assert float((gradients - found[0][0]).norm() / found[0][0].norm()) < 1e-5
+        assert {k: float(v) for k, v in terms.items()} == pytest.approx(
+            {k: float(v) for k, v in found[0][1].items()}, rel=1e-5
+        )
+        assert torch.allclose(center, found[0][2], atol=1e-6)
+
+
+def test_float16_finds_its_scale_and_follows_float32() -> None:
+    recipe = tiny(precision="float16", drop_path=0.0, steps=24)
+    result = train(recipe, PoolBatches(pool(), recipe), log_every=1)
+    good = sorted({step for step, _, _ in result.history})
+    assert len(good) >= 8
+    assert result.bad == 0
+    assert result.scale.value < 2**16
+    wide = override(recipe, {"precision": "float32"})
+    # Nothing has moved before the first good step, so its losses are those of the untrained network.
+    torch.manual_seed(wide.seed)
+    untrained = Objective.of(wide).train()
+    temperature = schedules.of(wide).teacher_temperature(good[0])
+    want = untrained(PoolBatches(pool(), wide)(good[0]), temperature)["ibot"]
+    got = next(v for s, n, v in result.history if s == good[0] and n == "ibot")
+    assert got == pytest.approx(float(want.detach()), rel=0.02)
+
+
+def test_checkpointed_activations_change_nothing() -> None:
+    recipe = tiny()
+    batches = PoolBatches(pool(), recipe)
+    plain = train(recipe, batches).tensors()
+    again = train(recipe, batches, efficiency=EfficiencyConfig(checkpoint_activations=True)).tensors()
+    assert plain.keys() == again.keys()
+    assert all(torch.allclose(plain[k], again[k], atol=1e-6) for k in plain)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "executed", "nominal", "tokens"),
+    [
+        (recipes.vitl16_short(), 1.15, 1.53, (690, 394)),
+        (recipes.vitl14(), 1.37, 2.05, (914, 514)),
+        (recipes.vitg14(), 5.0, 7.6, (914, 514)),
+    ],
+)
+def test_cost_of_an_image(recipe: Recipe, executed: float, nominal: float, tokens: tuple[int, int]) -> None:
+    cost = flops.of(recipe)
+    assert cost.executed / 1e12 == pytest.approx(executed, rel=0.01)
+    assert cost.nominal / 1e12 == pytest.approx(nominal, rel=0.01)
+    assert (cost.student_tokens, cost.teacher_tokens) == tokens
+
+
+def test_the_line_states_losses_speed_and_what_is_left() -> None:
+    recipe = tiny(steps=2)
+    seen: list[dict[str, float]] = []
+    train(recipe, PoolBatches(pool(), recipe), log_every=1, tracker=lambda step, values: seen.append(dict(values)))
+    text = metrics.line(1, 2, seen[-1] | {"mfu_executed": 0.3, "mfu_nominal": 0.4}, recipe)
+    for part in (
+        "step 2/2",
+        "loss ",
+        "ibot ",
+        "koleo ",
+        "lr ",
+        "images/s",
+        "data wait",
+        "GiB",
+        "30.0% executed",
+        "left",
+    ):
+        assert part in text
+    assert 1 <= seen[-1]["feature_rank"] <= 16
+    assert 0 <= seen[-1]["target_entropy"] <= 3.5
+    assert 0 < seen[-1]["prototypes_used"] <= 1
 
 
 def poisoned(steps: set[int]) -> tuple[Recipe, object]:
@@ -141,10 +263,13 @@ def test_three_bad_steps_in_a_row_are_skipped() -> None:
     assert all(torch.isfinite(p).all() for p in result.objective.state_dict().values())
 
 
-def test_four_bad_steps_in_a_row_stop_the_run_and_name_the_images() -> None:
+def test_four_bad_steps_in_a_row_stop_the_run_and_name_the_images(tmp_path: Path) -> None:
     recipe, batches = poisoned({2, 3, 4, 5})
     with pytest.raises(UserError, match=r"4 steps in a row, the last on images \[\d+"):
-        train(recipe, batches)  # type: ignore[arg-type]
+        train(recipe, batches, folder=tmp_path)  # type: ignore[arg-type]
+    lines = [json.loads(x) for x in (tmp_path / "not-finite-0.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines] == [2, 3, 4, 5]
+    assert all(len(x["images"]) == recipe.batch for x in lines)
 
 
 def test_a_bad_step_changes_nothing() -> None:
