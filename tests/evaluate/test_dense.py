@@ -44,6 +44,12 @@ def test_maps_are_the_patches_of_each_block_row_by_row(backbone: VisionTransform
     torch.testing.assert_close(both[:, 32:64, 1, 2], maps[0][1])
 
 
+def test_a_layer_asked_for_twice_comes_twice(backbone: VisionTransformer) -> None:
+    maps = feature_maps(backbone, torch.randn(1, 3, 16, 16), (0, 1, 1, 2))
+    assert len(maps) == 4
+    assert torch.equal(maps[1][0], maps[2][0])
+
+
 def test_without_the_norm_the_norm_gives_the_normed(backbone: VisionTransformer) -> None:
     images = torch.randn(1, 3, 16, 16)
     plain, normed = (feature_maps(backbone, images, (2,), norm=n)[0][1] for n in (False, True))
@@ -55,6 +61,7 @@ def test_layers_are_the_references() -> None:
     assert four_layers(24) == (4, 11, 17, 23)
     assert four_layers(40) == (9, 19, 29, 39)
     assert four_layers(8) == (1, 3, 5, 7)
+    assert four_layers(3) == (0, 1, 1, 2)
     assert last_layers(12, 4) == (8, 9, 10, 11)
     assert last_layers(3, 4) == (0, 1, 2)
 
