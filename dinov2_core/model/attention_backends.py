@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -68,8 +68,6 @@ def varlen(qkv: Tensor, layout: Layout) -> Tensor:
     return out.flatten(1)
 
 
-# Its mask is a Python object that the compiler cannot look into; what surrounds the call is compiled all the same.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def xformers(qkv: Tensor, layout: Layout) -> Tensor:
     """One call for all sequences, as a batch of one under a block-diagonal mask."""
     from xformers.ops import memory_efficient_attention, unbind
@@ -140,7 +138,19 @@ BACKENDS = {
 AUTO = "auto"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@lru_cache(maxsize=1)
+def prepare_for_compiler() -> None:
+    """Tell PyTorch's compiler what it need not look into; to be called before a layer is compiled.
+
+    Not decorators: they import the compiler, which takes seconds and packages that a plain run need not have.
+    """
+    # They depend on shapes and settings alone, which a compiled graph is for.
+    for constant in (choose, cumulative_lengths):
+        torch.compiler.assume_constant_result(constant)  # type: ignore[no-untyped-call]
+    # Its mask is a Python object; what surrounds the call is compiled all the same.
+    BACKENDS["xformers"] = replace(BACKENDS["xformers"], attend=torch.compiler.disable(xformers))
+
+
 def choose(name: str, device: str, dtype: torch.dtype, dim: int) -> str:
     """The back-end that ``name`` means for q, k, v of that kind: ``auto`` is the first that runs.
 

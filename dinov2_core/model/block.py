@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from dinov2_core.model.attention import Attention
+from dinov2_core.model.attention_backends import prepare_for_compiler
 from dinov2_core.model.feed_forward import FEED_FORWARD
 from dinov2_core.model.layer_scale import LayerScale
 from dinov2_core.model.packed import Layout
@@ -43,3 +46,8 @@ class Block(nn.Module):
     def feed(self, x: Tensor) -> Tensor:
         """The feed-forward branch: ``[T, D] → [T, D]``."""
         return self.mlp(self.norm2(x), self.ls2)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As ``nn.Module.compile``."""
+        prepare_for_compiler()
+        super().compile(*args, **kwargs)

@@ -49,7 +49,6 @@ def pack(groups: Sequence[Tensor]) -> tuple[Tensor, Layout]:
     return flat[0] if len(flat) == 1 else torch.cat(flat), layout
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def cumulative_lengths(groups: tuple[tuple[int, int], ...], device: str) -> Tensor:
     """Where each sequence of a layout begins, and T at last: int32 ``[sequences + 1]``, made once a layout and device.
 
