@@ -16,6 +16,8 @@ PROTOCOLS: Mapping[str, str] = {
     "knn-few-shot": "knn_protocol:FEW_SHOT",
     "linear": "linear_protocol:LINEAR",
     "logistic": "logistic_protocol:LOGISTIC",
+    "robustness": "robustness:ROBUSTNESS",
+    "corruptions": "corruption_protocol:CORRUPTIONS",
     "revisited": "retrieval_protocol:REVISITED",
     "instances": "retrieval_protocol:INSTANCES",
     "segmentation": "dense_protocol:SEGMENTATION",
