@@ -1,0 +1,127 @@
+"""``dinov2 screen``, ``embed``, ``curate`` and ``crawl`` on folders; every command of the document runs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dinov2_core.cli import main
+from dinov2_core.curation.folders.curate import MODES
+from tests.commands.folders import photo, pool, rows
+from tests.pictures import encoded, part
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "curation.md"
+PLAIN = ["--nsfw-model", "", "--face-model", "", "--workers", "1"]
+ENCODER = ["--weights", "sscd_distilled", "--workers", "1"]
+
+
+def test_every_image_has_a_verdict_with_its_reason(tmp_path: Path) -> None:
+    images = pool(tmp_path / "images", 6)
+    listed = hashlib.sha256((images / "a/03.png").read_bytes()).hexdigest()
+    (tmp_path / "bad.txt").write_text(f"# known\nsha256:{listed}\n")
+    command = ["screen", str(images), "--out", str(tmp_path / "out"), *PLAIN, "--hashes", str(tmp_path / "bad.txt")]
+    assert main(command) == 0
+    found = {r["path"]: r for r in rows(tmp_path / "out" / "verdicts.parquet")}
+    assert len(found) == 16
+    assert found["a/03.png"]["reason"] == "known bad image"
+    assert found["b/empty.jpg"]["reason"] == "empty"
+    assert found["a/00.png"]["duplicate_of"] == "b/same.bmp"
+    assert all(bool(r["keep"]) == (r["reason"] == "") for r in found.values())
+
+
+def test_faces_are_written_blurred_and_the_clear_bytes_are_not(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with Image.open(part("solvay")) as picture:
+        picture.thumbnail((640, 640))
+        picture.convert("RGB").save(tmp_path / "images" / "group.jpg")
+    out = tmp_path / "out"
+    part("centerface")
+    assert main(["screen", str(tmp_path / "images"), "--out", str(out), "--blur", *PLAIN[:2], "--workers", "1"]) == 0
+    (row,) = rows(out / "verdicts.parquet")
+    assert len(row["faces"]) > 20  # type: ignore[arg-type]
+    with Image.open(out / str(row["blurred"])) as blurred:
+        now = np.asarray(blurred.convert("RGB"))
+    before = np.asarray(Image.open(tmp_path / "images" / "group.jpg").convert("RGB"))
+    face = row["faces"][0]  # type: ignore[index]
+    inside = np.s_[face["y"] : face["y"] + face["h"], face["x"] : face["x"] + face["w"]]
+    # Detail inside the box, as neighbour differences, is gone.
+    detail = [np.abs(np.diff(x[inside].astype(float), axis=1)).mean() for x in (before, now)]
+    assert detail[1] < 0.5 * detail[0]
+    clear = (tmp_path / "images" / "group.jpg").read_bytes()
+    assert all(clear not in f.read_bytes() for f in out.rglob("*") if f.is_file())
+
+
+def test_embeddings_are_float16_lists_of_fixed_width(tmp_path: Path) -> None:
+    images = pool(tmp_path / "images", 5)
+    assert main(["embed", str(images), "--out", str(tmp_path / "out"), *ENCODER]) == 0
+    table = pq.read_table(tmp_path / "out" / "embeddings.parquet")
+    assert table.column_names == ["path", "embedding"]
+    kind = table.schema.field("embedding").type
+    assert (kind.list_size, str(kind.value_type)) == (512, "halffloat")
+    norms = np.linalg.norm(np.array(table["embedding"].to_pylist(), np.float32), axis=1)
+    np.testing.assert_allclose(norms, 1, atol=1e-2)
+    assert len(rows(tmp_path / "out" / "refused.parquet")) == 3
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    place = tmp_path_factory.mktemp("curate")
+    seeds = place / "seeds"
+    seeds.mkdir()
+    for i in range(3):
+        (seeds / f"{i}.png").write_bytes(encoded(photo(i)))
+    return pool(place / "pool", 24), seeds, place / "out"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_selects_with_its_cause(seeded: tuple[Path, Path, Path], mode: str) -> None:
+    images, seeds, out = seeded
+    command = ["curate", "--pool", str(images), "--seeds", str(seeds), "--out", str(out), "--mode", mode]
+    assert main([*command, "--target", "8", "--min-hits", "0", *ENCODER]) == 0
+    found = rows(out / "selected.parquet")
+    assert 0 < len(found) <= 8
+    assert len({r["path"] for r in found}) == len(found)
+    for row in found:
+        assert (row["seed"] is not None) == (row["source"] == "sample")
+        assert (int(str(row["cluster"])) >= 0) == (row["source"] != "sample")
+    if mode == "sample":
+        assert {"a/00.png", "a/01.png", "a/02.png"} <= {r["path"] for r in found if r["rank"] == 0} | {"a/00.png"}
+    assert "| **Total** |" in (out / "curate.md").read_text()
+
+
+def test_a_folder_is_crawled_into_shards(tmp_path: Path) -> None:
+    images = pool(tmp_path / "images", 4)
+    assert main(["crawl", str(images), "--out", str(tmp_path / "out")]) == 0
+    found = {r["url"]: r for r in rows(tmp_path / "out" / "images.parquet")}
+    assert found["b/empty.jpg"]["status"] == "refused"
+    row = found["a/02.png"]
+    shard = (tmp_path / "out" / str(row["shard"])).read_bytes()
+    start = int(str(row["offset"]))
+    assert shard[start : start + int(str(row["bytes"]))] == (images / "a/02.png").read_bytes()
+    assert "b/odd\\xff.png" in found
+
+
+@pytest.mark.slow
+def test_every_command_of_the_document_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pool(tmp_path / "photos", 6)
+    for name in ("nsfw", "centerface", "sscd"):
+        part(name)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/1.png").write_bytes(encoded(photo(1)))
+    (tmp_path / "bad.txt").write_text("0" * 64 + "\n")
+    (tmp_path / "domains.txt").write_text("||ads.example^\n")
+    commands = re.findall(r"^dinov2 (.*)$", DOCS.read_text(), re.M)
+    assert {c.split()[0] for c in commands} == {"parts", "crawl", "screen", "dedup", "leaks", "embed", "curate", "why"}
+    for command in commands:
+        if not command.startswith("parts"):
+            assert main(shlex.split(command)) == 0, (command, capsys.readouterr().err)
