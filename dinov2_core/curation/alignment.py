@@ -65,8 +65,8 @@ def _spread(whole: np.ndarray, size: int) -> np.ndarray:
 
 
 DETAIL = 0.6
-"""Correlation of fine detail from which two pictures show the same pixels. On CIFAR-10 the highest of 1,500 random pairs
-was 0.50 and the lowest of 480 planted copies 0.67."""
+"""Correlation of fine detail from which two pictures show the same pixels. On CIFAR-10 the highest of 1,500 random
+pairs was 0.50 and the lowest of 480 planted copies 0.67."""
 
 
 def detail(pixels: np.ndarray) -> Thumbnail:

@@ -28,7 +28,7 @@ def test_some_hundred_damaged_images_each_get_a_verdict() -> None:
 def test_ten_thousand_damaged_images_each_get_a_verdict() -> None:
     models = {name: str(part(name)) for name in ("sscd_distilled", "nsfw", "centerface")}
     verdicts = mutate.run(
-        int(os.environ.get("DINOV2_FUZZ", "2000")),
+        int(os.environ.get("DINOV2_FUZZ", "10000")),
         model=models["sscd_distilled"],
         nsfw=models["nsfw"],
         faces=models["centerface"],
