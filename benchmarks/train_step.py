@@ -34,8 +34,9 @@ from dinov2_core.model.block import Block
 from dinov2_core.model.heads import HeadConfig
 from dinov2_core.model.packed import Layout
 from dinov2_core.model.stochastic_depth import Kept
-from dinov2_core.model.vision_transformer import Features, VisionTransformer, VitConfig
+from dinov2_core.model.vision_transformer import Features, UsedFeatures, VisionTransformer, VitConfig
 from dinov2_core.train import param_groups
+from dinov2_core.train.host_memory import keep_freed_memory
 from dinov2_core.train.objective import Batch, Objective
 from dinov2_core.train.recipe import CropConfig, LossConfig, Recipe
 
@@ -51,6 +52,8 @@ ROWS = {
     "packing": "+ packing",
     "attention": "+ fused attention",
     "depth": "+ efficient stochastic depth",
+    "used": "+ last block for what is used",
+    "memory": "+ freed memory kept (CPU)",
     "compile": "+ compiled blocks",
 }
 PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
@@ -104,6 +107,18 @@ def run_apart(backbone: VisionTransformer) -> None:
     backbone.forward_list = forward_list  # type: ignore[method-assign, assignment]
 
 
+def compute_whole_features(backbone: VisionTransformer) -> None:
+    """Let ``backbone`` compute the last block for all tokens and then pick the used ones."""
+
+    def forward_used(
+        crops: list[Tensor], masks: list[Tensor | None] | None = None, patches: list[Tensor | None] | None = None
+    ) -> list[UsedFeatures]:
+        found = zip(backbone.forward_list(crops, masks), patches or [None] * len(crops), strict=True)
+        return [UsedFeatures(f.cls, f.patches[:0].flatten(0, 1) if p is None else f.patches[p]) for f, p in found]
+
+    backbone.forward_used = forward_used  # type: ignore[method-assign, assignment]
+
+
 def compute_all(block: Block) -> None:
     """Let ``block`` compute both branches on every sequence and multiply what is dropped by 0."""
 
@@ -123,6 +138,8 @@ def prepare(row: str, objective: Objective) -> None:
     for network in (objective.student, objective.average):
         backbone = network["backbone"]
         assert isinstance(backbone, VisionTransformer)
+        if "used" not in have:
+            compute_whole_features(backbone)
         if "packing" not in have:
             run_apart(backbone)
         if "attention" not in have:
@@ -194,6 +211,8 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     optimizer = param_groups.build_optimizer(objective.student, recipe.model.depth, recipe.optim)
     param_groups.apply_schedule(optimizer, 1e-5, 1e-5, 0.04)
     prepare(row, objective)
+    if device.type == "cpu" and list(ROWS).index(row) >= list(ROWS).index("memory"):
+        keep_freed_memory()
     batch = batch_of(recipe, device)
     losses: list[Tensor] = []
 
@@ -269,7 +288,9 @@ def peer_arguments(options: argparse.Namespace) -> list[str]:
 def rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every row asked for, in order."""
     own = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
-    chosen = options.rows.split(",") if options.rows else [r for r in ROWS if r != "compile" or options.compile]
+    skipped = [] if options.compile else ["compile"]
+    skipped += [] if options.device == "cpu" else ["memory"]
+    chosen = options.rows.split(",") if options.rows else [r for r in ROWS if r not in skipped]
     found = [child([*own, "--only", row]) for row in chosen]
     if options.lightly:
         found.append(child([options.lightly, str(PEERS / "lightly_step.py"), *peer_arguments(options)]))

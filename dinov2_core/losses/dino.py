@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    r"""``-Σ_k p_k log softmax(z / τ)_k`` in float32: ``[…]`` from logits and targets ``[…, K]``."""
-    return -(targets * F.log_softmax(student.float() / temperature, dim=-1)).sum(dim=-1)
+    r"""``-Σ_k p_k log softmax(z / τ)_k`` in float32: ``[…]`` from logits ``[…, K]`` and targets ``[…, K]``.
+
+    Shapes broadcast; there is no gradient for the targets, nor a second one for the logits.
+    """
+    shape = torch.broadcast_shapes(student.shape, targets.shape)
+    loss = _CrossEntropy.apply(student.expand(shape), targets.expand(shape), temperature)  # type: ignore[no-untyped-call]
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The logits are the largest tensors of a step: two passes forward and three backward, instead of ten."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        ctx.temperature, ctx.dtype = temperature, student.dtype
+        logs = F.log_softmax(student.float().div(temperature), dim=-1)
+        targets = targets.to(logs.dtype)
+        ctx.save_for_backward(logs, targets)
+        # A row's dot product without the tensor of products.
+        return -torch.matmul(targets.unsqueeze(-2), logs.unsqueeze(-1))[..., 0, 0]
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """``(Σ_k p_k · softmax(z / τ) - p) / τ``."""
+        logs, targets = ctx.saved_tensors
+        rate = (gradient / ctx.temperature).unsqueeze(-1)
+        mass = targets.sum(dim=-1, keepdim=True)
+        found = logs.exp().mul_(rate * mass)
+        return torch.addcmul(found, targets, rate, value=-1.0, out=found).to(ctx.dtype), None, None
 
 
 def dino_loss(

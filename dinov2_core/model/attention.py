@@ -22,11 +22,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, layout: Layout, scale: nn.Module | None = None) -> Tensor:
-        """``scale`` is the branch's LayerScale, if it has one."""
+    def forward(
+        self, x: Tensor, layout: Layout, scale: nn.Module | None = None, within: Tensor | None = None
+    ) -> Tensor:
+        """``scale`` is the branch's LayerScale, if it has one; ``within [m]`` the rows to return, None is all."""
         qkv = self.qkv(x).view(x.shape[0], 3, self.heads, self.head_dim)
         name = choose(self.attention_backend, str(qkv.device), qkv.dtype, self.head_dim)
-        return scaled_linear(self.proj, BACKENDS[name].attend(qkv, layout), scale)
+        attended = BACKENDS[name].attend(qkv, layout)
+        return scaled_linear(self.proj, attended if within is None else attended.index_select(0, within), scale)
 
 
 def use_attention(module: nn.Module, name: str) -> None:

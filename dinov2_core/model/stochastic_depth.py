@@ -58,6 +58,26 @@ def draw(layout: Layout, rate: float, draws: int, device: torch.device) -> Draw:
     return Draw(torch.cat(rows, dim=1), Layout(tuple(groups)), torch.cat(scales))
 
 
-def add_scaled(x: Tensor, added: Tensor, kept: Kept) -> Tensor:
+class Used(NamedTuple):
+    """What of a branch's output is used, where only some tokens ``[M]`` of a layer's output are.
+
+    ``within [m]`` int64 are rows of the branch, ``rows [m]`` where they go among the M, ``scales [m, 1]``.
+    """
+
+    within: Tensor
+    rows: Tensor
+    scales: Tensor
+
+
+def used_of(kept: Kept, tokens: Tensor, total: int) -> Used:
+    """The part of ``kept`` that is among ``tokens [M]``, int64 rows of all ``total`` packed tokens."""
+    place = tokens.new_full((total,), -1)
+    place[tokens] = torch.arange(len(tokens), device=tokens.device)
+    at = place[kept.rows]
+    within = (at >= 0).nonzero().flatten()
+    return Used(within, at[within], kept.scales[within])
+
+
+def add_scaled(x: Tensor, added: Tensor, kept: Kept | Used) -> Tensor:
     """``x`` with ``added [T', D] · scales`` added at ``kept.rows``; ``[T, D]`` in the dtype of ``x``."""
     return x.index_add(0, kept.rows, (added * kept.scales).to(x.dtype))

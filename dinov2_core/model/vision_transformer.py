@@ -18,7 +18,7 @@ from dinov2_core.model.block import Block
 from dinov2_core.model.layer_scale import LayerScale
 from dinov2_core.model.packed import Layout, pack
 from dinov2_core.model.patch_embed import PatchEmbed
-from dinov2_core.model.stochastic_depth import draw
+from dinov2_core.model.stochastic_depth import Kept, draw, used_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ class Features:
     """``[B, R, D]``"""
     patches: Tensor
     """``[B, N, D]``, row by row"""
+
+
+@dataclass(frozen=True)
+class UsedFeatures:
+    """What is used of one group of crops, after the last norm."""
+
+    cls: Tensor
+    """``[B, D]``"""
+    patches: Tensor
+    """``[M, D]``, in the order of the ``nonzero()`` of the patches asked for"""
 
 
 class VisionTransformer(nn.Module):
@@ -141,13 +151,35 @@ class VisionTransformer(nn.Module):
 
     def forward_list(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
         """Crops of several sizes as one packed sequence; one result a group, equal to separate calls."""
-        groups = [self.embed(x, m) for x, m in zip(crops, masks or [None] * len(crops), strict=True)]
-        x, layout = pack(groups)
-        drops = self.training and self.drop_path > 0
-        drawn = draw(layout, self.drop_path, 2 * len(self.blocks), x.device) if drops else None
+        x, layout = self._pack(crops, masks)
+        drawn = self._draw(layout, x.device)
         for index, block in enumerate(self.blocks):
-            x = block(x, layout, (drawn.kept(2 * index), drawn.kept(2 * index + 1)) if drawn else None)
+            x = block(x, layout, drawn[index] if drawn else None)
         return self._features(self.norm(x), layout)
+
+    def forward_used(
+        self,
+        crops: Sequence[Tensor],
+        masks: Sequence[Tensor | None] | None = None,
+        patches: Sequence[Tensor | None] | None = None,
+    ) -> list[UsedFeatures]:
+        """As :meth:`forward_list` for class tokens and some patches, of which alone the last block's output is made.
+
+        Args:
+            patches: of each group ``[B, N]`` bool, the patches whose features are wanted; None is none.
+        """
+        x, layout = self._pack(crops, masks)
+        picked = patches or [None] * len(crops)
+        tokens, sizes = self._tokens(layout, picked, x.device)
+        drawn = self._draw(layout, x.device)
+        # Before the blocks: the sizes are waited for on the host.
+        used = tuple(used_of(one, tokens, len(x)) for one in drawn[-1]) if drawn else None
+        *blocks, last = self.blocks
+        for index, block in enumerate(blocks):
+            x = block(x, layout, drawn[index] if drawn else None)
+        x = self.norm(last(x, layout, drawn[-1] if drawn else None, tokens, used))
+        parts = x.split(sizes)
+        return [UsedFeatures(cls, some) for cls, some in zip(parts[::2], parts[1::2], strict=True)]
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
         return self.forward_list([images], [masks])[0]
@@ -161,6 +193,32 @@ class VisionTransformer(nn.Module):
             if index >= len(self.blocks) - count:
                 outputs += self._features(self.norm(x), layout)
         return outputs
+
+    def _pack(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None) -> tuple[Tensor, Layout]:
+        return pack([self.embed(x, m) for x, m in zip(crops, masks or [None] * len(crops), strict=True)])
+
+    def _draw(self, layout: Layout, device: torch.device) -> list[tuple[Kept, Kept]] | None:
+        """What each block's two branches keep; None where nothing is dropped."""
+        if not (self.training and self.drop_path > 0):
+            return None
+        drawn = draw(layout, self.drop_path, 2 * len(self.blocks), device)
+        return [(drawn.kept(2 * index), drawn.kept(2 * index + 1)) for index in range(len(self.blocks))]
+
+    def _tokens(
+        self, layout: Layout, patches: Sequence[Tensor | None], device: torch.device
+    ) -> tuple[Tensor, list[int]]:
+        """Packed rows of class tokens, then wanted patches, group by group, and how many there are of each."""
+        start, rows = 0, []
+        first = 1 + self.config.registers
+        for (b, n), wanted in zip(layout.groups, patches, strict=True):
+            rows.append(start + n * torch.arange(b, device=device))
+            if wanted is None:
+                rows.append(rows[-1][:0])
+            else:
+                crop, patch = wanted.nonzero(as_tuple=True)
+                rows.append(start + n * crop + first + patch)
+            start += b * n
+        return torch.cat(rows), [len(one) for one in rows]
 
     def _features(self, x: Tensor, layout: Layout) -> list[Features]:
         first = 1 + self.config.registers

@@ -140,9 +140,10 @@ class Objective(nn.Module):
         patches: list[Tensor] = []
         for part in parts:
             with self._autocast(part.global_crops):
-                seen = _backbone(self.teacher)(part.global_crops)
-                images.append(_image_head(self.teacher)(seen.cls))
-                patches.append(_patch_head(self.teacher)(seen.patches[part.masks]))
+                (seen,) = _backbone(self.teacher).forward_used([part.global_crops], None, [part.masks])
+                image, patch = _logits(self.teacher, seen.cls, seen.patches)
+                images.append(image)
+                patches.append(patch)
         cls, masked = torch.cat(images), torch.cat(patches)
         if self.loss.targets == "sinkhorn":
             one, two = sinkhorn_knopp(cls, temperature), sinkhorn_knopp(masked, temperature)
@@ -201,10 +202,9 @@ class Objective(nn.Module):
         crops = [batch.global_crops, batch.local_crops] if len(batch.local_crops) else [batch.global_crops]
         masks = [None if self.distils else batch.masks, None][: len(crops)]
         with self._autocast(batch.global_crops):
-            features = _backbone(self.student).forward_list(crops, masks)
-            # All class tokens through the head in one pass.
-            logits = _image_head(self.student)(torch.cat([f.cls for f in features]))
-            patches = _patch_head(self.student)(features[0].patches[batch.masks])
+            features = _backbone(self.student).forward_used(crops, masks, [batch.masks, None][: len(crops)])
+            cls = torch.cat([f.cls for f in features])
+            logits, patches = _logits(self.student, cls, features[0].patches)
         images = len(batch.global_crops) // 2
         crop_logits = logits.unflatten(0, (-1, images))
         tau = self.loss.student_temperature
@@ -223,7 +223,7 @@ class Objective(nn.Module):
         # Stochastic depth draws for the global crops first, so the same seed drops the same without the local ones.
         _seed_part(state, index)
         with self._autocast(part.global_crops):
-            seen = _backbone(self.student).forward_list([part.global_crops], [None if self.distils else part.masks])
+            seen = _backbone(self.student).forward_used([part.global_crops], [None if self.distils else part.masks])
         return seen[0].cls.float().unflatten(0, (2, -1))
 
     @torch.no_grad()
@@ -256,6 +256,16 @@ def _image_head(network: nn.ModuleDict) -> Head:
     head = network["dino_head"]
     assert isinstance(head, Head)
     return head
+
+
+def _logits(network: nn.ModuleDict, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Prototype logits of class tokens ``[B, D]`` and patches ``[M, D]``; in one pass where the heads are tied."""
+    one, two = _image_head(network), _patch_head(network)
+    if one is not two:
+        return one(cls), two(patches)
+    logits = one(torch.cat([cls, patches]))
+    image, patch = logits.split([len(cls), len(patches)])
+    return image, patch
 
 
 def _patch_head(network: nn.ModuleDict) -> Head:

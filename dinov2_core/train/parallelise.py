@@ -53,7 +53,8 @@ def parallelise(
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=narrow, reshard_after_forward=True)
         fully_shard(backbone, mesh=mesh, mp_policy=narrow, reshard_after_forward=keep)
-        register_fsdp_forward_method(backbone, "forward_list")
+        for method in ("forward_list", "forward_used"):
+            register_fsdp_forward_method(backbone, method)
         for name, module in network.items():
             if name != "backbone":
                 fully_shard(module, mesh=mesh, mp_policy=wide, reshard_after_forward=keep)

@@ -22,6 +22,7 @@ from dinov2_core.losses.distributed import sum_over_ranks, world_size
 from dinov2_core.progress import Progress
 from dinov2_core.train import checkpoint, param_groups, schedules
 from dinov2_core.train.batches import step_seed
+from dinov2_core.train.host_memory import keep_freed_memory
 from dinov2_core.train.metrics import CLOCKED, Meter, diagnostics
 from dinov2_core.train.objective import Batch, Objective
 from dinov2_core.train.parallelise import parallelise
@@ -144,6 +145,8 @@ def _start(
     efficiency: EfficiencyConfig,
     device: torch.device,
 ) -> Trained:
+    if device.type == "cpu":
+        keep_freed_memory()
     # Every process draws the same network, so that sharding it needs no broadcast.
     torch.manual_seed(recipe.seed)
     objective = Objective.of(recipe, teacher=teacher).train()

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from dinov2_core.losses.centering import centred_softmax, next_center
-from dinov2_core.losses.dino import dino_loss
+from dinov2_core.losses.dino import cross_entropy, dino_loss
 from dinov2_core.losses.ibot import ibot_loss
 from dinov2_core.losses.koleo import koleo_loss
 from dinov2_core.losses.sinkhorn import sinkhorn_knopp
@@ -25,6 +25,26 @@ def _torch_seed() -> None:
 
 def entropy(p: Tensor, z: Tensor) -> Tensor:
     return -(p * (z / 0.1).log_softmax(-1)).sum(-1).mean()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 7), (1, 4, 7)], ids=["each its own target", "targets shared"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+def test_cross_entropy_and_its_gradient_are_those_of_log_softmax(
+    shape: tuple[int, ...], dtype: torch.dtype, spread: float
+) -> None:
+    z = (spread * torch.randn(3, 4, 7)).to(dtype).requires_grad_()
+    # The sum of two distributions is a target too.
+    p = 2 * torch.randn(shape).softmax(-1)
+    weights = torch.linspace(-1, 1, 12).view(3, 4)
+    ours = cross_entropy(z, p, 0.1)
+    plain = -(p.double() * (z.double() / 0.1).log_softmax(-1)).sum(-1)
+    assert ours.dtype == torch.float32
+    assert torch.allclose(ours.double(), plain, rtol=1e-6, atol=1e-5)
+    (one,) = torch.autograd.grad((ours * weights).sum(), z)
+    (two,) = torch.autograd.grad((plain * weights).sum(), z)
+    assert one.dtype == dtype
+    assert torch.allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
 def test_dino_is_the_mean_over_all_pairs_of_crops() -> None:

@@ -56,6 +56,36 @@ def test_packed_pass_equals_separate_passes_and_gradients(registers: int, ffn: s
         assert torch.allclose(one, two, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("registers", "ffn", "layer_scale"), [(0, "mlp", 0.5), (4, "swiglu", None)])
+def test_the_features_that_are_used_equal_those_of_all_tokens(
+    registers: int, ffn: str, layer_scale: float | None, training: bool
+) -> None:
+    """Outputs and gradients, with the same draws of stochastic depth; one group asks for patches, one for none."""
+    model = build(drop_path=0.5, registers=registers, ffn=ffn, layer_scale=layer_scale).double().train(training)
+    crops = [torch.randn(4, 3, 16, 16).double(), torch.randn(6, 3, 8, 8).double()]
+    masks = torch.rand(4, 16) < 0.4
+    masks[1] = False
+
+    def outputs(*, used: bool) -> list[Tensor]:
+        torch.manual_seed(5)
+        if used:
+            found = model.forward_used(crops, [masks, None], [masks, None])
+            assert found[1].patches.shape == (0, 32)
+            return [found[0].cls, found[0].patches, found[1].cls]
+        whole = model.forward_list(crops, [masks, None])
+        return [whole[0].cls, whole[0].patches[masks], whole[1].cls]
+
+    def gradients(found: list[Tensor]) -> list[Tensor]:
+        loss = sum((o * torch.linspace(-1, 1, o.numel()).view_as(o)).sum() for o in found)
+        names = [p for n, p in model.named_parameters() if n != "register_tokens"]
+        return list(torch.autograd.grad(loss, names))  # type: ignore[arg-type]
+
+    some, every = outputs(used=True), outputs(used=False)
+    for one, two in zip([*some, *gradients(some)], [*every, *gradients(every)], strict=True):
+        assert torch.allclose(one, two, atol=1e-10)
+
+
 def test_masked_patches_do_not_show() -> None:
     model = build().eval()
     torch.nn.init.normal_(model.mask_token)
