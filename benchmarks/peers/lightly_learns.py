@@ -71,7 +71,7 @@ def main() -> None:
     short, longer = (pretrain(options.root, "probe", n, options.batch, options.patch) for n in (2, 8))
     steps = max(8, int((0.95 * options.minutes * 60 - short) / ((longer - short) / 6)))
     seconds = pretrain(options.root, "run", steps, options.batch, options.patch)
-    for name in ("train", "test"):
+    for name in ("gallery", "test"):
         target = options.root / f"{name}.pt"
         lightly_train.embed(
             out=str(target),
