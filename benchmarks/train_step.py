@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from dinov2_core.model import attention_backends
 from dinov2_core.model.attention import describe, use_attention
@@ -55,6 +57,7 @@ ROWS = {
     "used": "+ last block for what is used",
     "memory": "+ freed memory kept (CPU)",
     "compile": "+ compiled blocks",
+    "checkpoint": "+ activations computed again",
 }
 PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 """Dense 16-bit FLOP/s by the makers' data sheets; other devices are measured by one large product."""
@@ -129,11 +132,14 @@ def compute_all(block: Block) -> None:
         x = x + (block.attend(x, layout) * factors[0]).to(x.dtype)
         return x + (block.feed(x) * factors[1]).to(x.dtype)
 
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward  # type: ignore[method-assign, assignment]
 
 
-def prepare(row: str, objective: Objective) -> None:
-    """Take from ``objective`` every technique that comes after ``row``."""
+def prepare(row: str, objective: Objective, *, compiles: bool = False) -> None:
+    """Take from ``objective`` every technique that comes after ``row``.
+
+    ``compiles``: whether blocks are compiled in the rows after that of compiling too.
+    """
     have = list(ROWS)[: list(ROWS).index(row) + 1]
     for network in (objective.student, objective.average):
         backbone = network["backbone"]
@@ -148,7 +154,11 @@ def prepare(row: str, objective: Objective) -> None:
             assert isinstance(block, Block)
             if "depth" not in have:
                 compute_all(block)
-            if "compile" in have:
+            if row == "checkpoint" and network is objective.student:
+                block.forward = functools.partial(  # type: ignore[method-assign]
+                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+                )
+            if row == "compile" or (compiles and "compile" in have):
                 block.compile(dynamic=False)
 
 
@@ -210,7 +220,7 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     objective = Objective.of(recipe).to(device).train()
     optimizer = param_groups.build_optimizer(objective.student, recipe.model.depth, recipe.optim)
     param_groups.apply_schedule(optimizer, 1e-5, 1e-5, 0.04)
-    prepare(row, objective)
+    prepare(row, objective, compiles=options.compile)
     if device.type == "cpu" and list(ROWS).index(row) >= list(ROWS).index("memory"):
         keep_freed_memory()
     batch = batch_of(recipe, device)
@@ -291,7 +301,7 @@ def rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     skipped = [] if options.compile else ["compile"]
     skipped += [] if options.device == "cpu" else ["memory"]
     chosen = options.rows.split(",") if options.rows else [r for r in ROWS if r not in skipped]
-    found = [child([*own, "--only", row]) for row in chosen]
+    found = [measure(row, options) if options.together else child([*own, "--only", row]) for row in chosen]
     if options.lightly:
         found.append(child([options.lightly, str(PEERS / "lightly_step.py"), *peer_arguments(options)]))
     if options.reference:
@@ -364,6 +374,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda)
     made.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
     made.add_argument("--only", choices=ROWS, default="", help="measure one row in this process and print JSON")
+    made.add_argument("--together", action="store_true", help="all rows in this process; peak memory is then of all")
     made.add_argument("--lightly", metavar="PYTHON", default="", help="the interpreter that has lightly-train")
     made.add_argument("--reference", metavar="DIR,PYTHON", default="", help="a checkout of the public code")
     made.add_argument("--json", metavar="FILE", default="", help="write everything measured there too")
