@@ -1,8 +1,9 @@
 """The state of a run: networks with heads, optimiser, centers, step. In one file to ship, in a folder to resume from.
 
 The file is safetensors, written atomically, equal bytes for equal states. The folder is torch's distributed checkpoint:
-every process writes its shards while training goes on, and any number of processes reads them. It gets its name
-``step-…`` when all is written, so what a killed process leaves is never taken for a checkpoint.
+every process writes its shards while training goes on (``sharded_save``), and any number of processes reads them. It
+gets its name ``step-…`` when all is written, so what a killed process leaves is never taken for a checkpoint. Neither
+holds a pickle: one from elsewhere can be wrong, but it runs no code.
 
 Batches and random draws are functions of (seed, step), so the step is all that a resumed run needs of them.
 """
@@ -13,21 +14,23 @@ import json
 import os
 import re
 import shutil
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.tensor import DTensor
 
 from dinov2_core.errors import DamagedDataError
 from dinov2_core.losses.distributed import world_size
+from dinov2_core.train import sharded_save
 from dinov2_core.train.objective import Objective
 
 _NOTE = "note.json"
@@ -87,44 +90,47 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @dataclass
 class Folder:
-    """The checkpoints of a run, one written at a time. Of processes that train together, all must call each method."""
+    """The checkpoints of a run, one written at a time. Of processes that train together, all must call each method.
+
+    As a context it lets a writing that has begun end, also where the training fails.
+    """
 
     path: Path
     keep: int = 2
     """the newest that stay"""
     keep_every: int = 0
     """steps; multiples of it stay for good"""
-    _writing: tuple[Future[Any], int, dict[str, Any]] | None = field(default=None, init=False)
-    _group: Any = field(default=None, init=False)
+    _writing: Future[None] | None = field(default=None, init=False)
+    _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # No collectives here: on the way out of a failure the others may be elsewhere.
+        self._executor.shutdown(wait=True)
 
     def save(self, tensors: dict[str, Tensor], step: int, note: dict[str, Any]) -> None:
-        """Copy ``tensors`` and begin to write them as the checkpoint after ``step`` steps."""
+        """Copy ``tensors`` and begin to write them as the checkpoint after ``step`` steps.
+
+        It gets its name the moment that all is written, whatever the training does then.
+        """
         self.finish()
-        if world_size() > 1 and self._group is None:
-            # Collectives of its own: those of the training go on meanwhile.
-            self._group = dist.new_group(backend="gloo")
-        temporary = self._temporary(step)
+        temporary = self.path / f".tmp-{step_path(self.path, step).name}"
         if _first():
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        if world_size() > 1:
-            dist.barrier(self._group)
-        future = dcp.async_save(tensors, checkpoint_id=temporary, process_group=self._group, no_dist=world_size() == 1)
-        assert isinstance(future, Future)
-        self._writing = future, step, note
-
-    def poll(self) -> None:
-        """Give the checkpoint that is being written its name if it is whole by now; never waits."""
-        if self._writing is not None and self._writing[0].done():
-            self._publish()
+        _meet()
+        self._writing = sharded_save.start(
+            self._executor, tensors, temporary, lambda: self._publish(temporary, step, note)
+        )
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written."""
         if self._writing is not None:
-            self._writing[0].result()
-            self._publish()
-        if world_size() > 1 and self._group is not None:
-            dist.barrier(self._group)
+            self._writing.result()
+            self._writing = None
+            _meet()
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -137,7 +143,8 @@ class Folder:
             DamagedDataError: it cannot be read, or holds other tensors.
         """
         try:
-            known = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+            reader = HuggingFaceStorageReader(str(path))
+            known = reader.read_metadata().state_dict_metadata
             parameters = dict(objective.student.named_parameters())
             # The optimiser has no state before its first step; what the checkpoint has of it is made here.
             for name, parameter in parameters.items():
@@ -147,21 +154,12 @@ class Folder:
             tensors = state_tensors(objective, optimizer)
             if tensors.keys() != known.keys():
                 raise ValueError(f"its tensors differ: {sorted(tensors.keys() ^ known.keys())[:3]}")
-            dcp.load(tensors, checkpoint_id=path, no_dist=world_size() == 1)
+            load_sharded(tensors, storage_reader=reader, no_dist=world_size() == 1)
         except Exception as error:
             raise DamagedDataError(f"not a readable checkpoint ({error})", where=str(path), todo="delete it") from error
 
-    def _temporary(self, step: int) -> Path:
-        return self.path / f".tmp-step-{step:08d}"
-
-    def _publish(self) -> None:
-        assert self._writing is not None
-        future, step, note = self._writing
-        self._writing = None
-        future.result()
-        if not _first():
-            return
-        temporary, final = self._temporary(step), step_path(self.path, step)
+    def _publish(self, temporary: Path, step: int, note: dict[str, Any]) -> None:
+        final = step_path(self.path, step)
         sizes = {p.name: p.stat().st_size for p in sorted(temporary.iterdir())}
         with open(temporary / _NOTE, "w") as f:
             json.dump({"files": sizes, "note": note}, f, sort_keys=True)
@@ -210,3 +208,8 @@ def _found(folder: Path) -> list[Path]:
 
 def _first() -> bool:
     return world_size() == 1 or dist.get_rank() == 0
+
+
+def _meet() -> None:
+    if world_size() > 1:
+        dist.barrier()

@@ -41,8 +41,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``; the ids stay."""
-        move = [x.to(device, non_blocking=True) for x in (self.global_crops, self.local_crops, self.masks)]
-        return Batch(*move, self.ids)
+        global_crops, local_crops, masks = (x.to(device, non_blocking=True) for x in self._tensors())
+        return Batch(global_crops, local_crops, masks, self.ids)
 
     def split(self, parts: int) -> list[Batch]:
         """``parts`` batches of B / parts images that follow each other; ``parts`` divides B."""
@@ -51,11 +51,12 @@ class Batch:
             raise ValueError(f"a batch of {images} images cannot be split into {parts} equal parts")
         by_crop = [x.unflatten(0, (-1, images)) if len(x) else x for x in self._tensors()]
         share = images // parts
-        cut = [slice(i * share, (i + 1) * share) for i in range(parts)]
-        return [
-            Batch(*(x[:, one].flatten(0, 1) if len(x) else x for x in by_crop), self.ids[one])  # type: ignore[arg-type]
-            for one in cut
-        ]
+        pieces = []
+        for i in range(parts):
+            one = slice(i * share, (i + 1) * share)
+            global_crops, local_crops, masks = (x[:, one].flatten(0, 1) if len(x) else x for x in by_crop)
+            pieces.append(Batch(global_crops, local_crops, masks, self.ids[one]))
+        return pieces
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.global_crops, self.local_crops, self.masks

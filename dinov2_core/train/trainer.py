@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def train(
     folders = checkpoint.Folder(folder, keep, keep_every) if folder is not None else None
     start = _resume(result, recipe, folders, data)
     plan, meter = schedules.of(recipe), Meter(recipe, device, world)
-    with Progress(label, recipe.steps) as progress, Preemption() as preemption:
+    with Progress(label, recipe.steps) as progress, Preemption() as preemption, folders or nullcontext():
         progress.advance(start)
         for step in range(start, recipe.steps):
             began = time.monotonic()
@@ -128,7 +129,6 @@ def train(
                         step + 1,
                         _note(result, recipe, step + 1, data),
                     )
-                folders.poll()
                 if asked and not last:
                     folders.finish()
                     raise Preempted(step + 1)

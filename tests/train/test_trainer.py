@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -57,11 +58,16 @@ from dinov2_core.train.batches import PoolBatches
 from dinov2_core.train.trainer import train
 recipe = tiny()
 batches = PoolBatches(pool(), recipe)
+folder = Path(sys.argv[2])
 def killing(step):
     if step == 6:
+        # The training stands still: the checkpoint gets its name all the same.
+        until = time.monotonic() + 60
+        while not (folder / "step-00000006").exists() and time.monotonic() < until:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return batches(step)
-train(recipe, killing, folder=Path(sys.argv[2]), checkpoint_every=2, log_every=1)
+train(recipe, killing, folder=folder, checkpoint_every=2, log_every=1)
 """
 
 
@@ -76,10 +82,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(tmp_path: Path) -> None:
             [sys.executable, "-c", SCRIPT, root, str(tmp_path)], cwd=root, capture_output=True, check=False
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-        newest = checkpoint.latest(tmp_path)
-        assert newest is not None
-        # The one after step 6 was being written.
-        assert newest.name in {"step-00000004", "step-00000006"}
+        assert checkpoint.latest(tmp_path) == tmp_path / "step-00000006"
         resumed = train(recipe, PoolBatches(pool(), recipe), folder=tmp_path, checkpoint_every=2, log_every=1)
     finally:
         torch.set_num_threads(threads)
@@ -133,7 +136,7 @@ def test_cut_and_half_written_checkpoints_are_passed_over(tmp_path: Path) -> Non
         ("step-00000008", lambda p: p.write_bytes(p.read_bytes()[:100])),
         ("step-00000006", Path.unlink),
     ):
-        damage(next((tmp_path / name).glob("*.distcp")))
+        damage(next((tmp_path / name).glob("*.safetensors")))
     (tmp_path / ".tmp-step-00000009").mkdir()
     assert checkpoint.latest(tmp_path) == tmp_path / "step-00000004"
 
@@ -141,10 +144,42 @@ def test_cut_and_half_written_checkpoints_are_passed_over(tmp_path: Path) -> Non
 def test_a_damaged_checkpoint_of_the_right_size_says_so(tmp_path: Path) -> None:
     recipe = tiny(steps=2)
     train(recipe, PoolBatches(pool(), recipe), folder=tmp_path)
-    metadata = tmp_path / "step-00000002" / ".metadata"
-    metadata.write_bytes(bytes(metadata.stat().st_size))
+    (shard,) = (tmp_path / "step-00000002").glob("*.safetensors")
+    shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(DamagedDataError, match="not a readable checkpoint"):
         train(recipe, PoolBatches(pool(), recipe), folder=tmp_path)
+
+
+def test_a_checkpoint_holds_data_only_and_runs_no_pickle(tmp_path: Path) -> None:
+    recipe = tiny(steps=2)
+    train(recipe, PoolBatches(pool(), recipe), folder=tmp_path)
+    folder = tmp_path / "step-00000002"
+    assert {p.suffix for p in folder.iterdir()} == {".safetensors", ".json"}
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    # What torch's distributed checkpoints usually hold, and unpickle.
+    for name in (".metadata", "__0_0.distcp"):
+        (folder / name).write_bytes(pickle.dumps(Hostile()))
+    assert train(recipe, PoolBatches(pool(), recipe), folder=tmp_path).history
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_training_that_fails_lets_its_checkpoint_be_written(tmp_path: Path) -> None:
+    recipe = tiny()
+    batches = PoolBatches(pool(), recipe)
+
+    def failing(step: int) -> Batch:
+        if step == 4:
+            raise RuntimeError("no such batch")
+        return batches(step)
+
+    with pytest.raises(RuntimeError, match="no such batch"):
+        train(recipe, failing, folder=tmp_path, checkpoint_every=2)
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000004"
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_the_newest_and_the_multiples_stay(tmp_path: Path) -> None:
