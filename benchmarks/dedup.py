@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinov2_core.curation import planting
+from dinov2_core.curation import copy_hash, planting
 from dinov2_core.curation.copy_detection import CopyEmbedder
 from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core.images.decode import Decoded, decode
 from pipelines.demo import pictures
 
 PEER = Path(__file__).with_name("peers") / "imagededup_pairs.py"
-PRECISION, FLOOR, NEIGHBOURS, BLOCK = 0.99, 0.3, 64, 256
+PRECISION, FLOOR, FLOOR_HASH, NEIGHBOURS, BLOCK = 0.99, 0.3, 0.6, 64, 256
 Pairs = dict[tuple[str, str], float]
 
 
@@ -72,6 +73,20 @@ def ours(folder: Path, model: str, side: int) -> Pairs:
     names = [place.name for place in files]
     triples = zip(found.query.tolist(), found.pool.tolist(), found.similarity.tolist(), strict=True)
     return {(names[a], names[b]): s for a, b, s in triples if a < b}
+
+
+def hashed(folder: Path) -> Pairs:
+    files = sorted(folder.iterdir())
+    thumbnails = np.stack([copy_hash.thumbnail(decoded(place)) for place in files])
+    names = [place.name for place in files]
+    triples = zip(*(found.tolist() for found in copy_hash.copy_pairs(thumbnails, FLOOR_HASH)), strict=True)
+    return {(names[a], names[b]): s for a, b, s in triples}
+
+
+def decoded(place: Path) -> np.ndarray:
+    made = decode(place.read_bytes(), enough=copy_hash.ENOUGH)
+    assert isinstance(made, Decoded)
+    return made.pixels
 
 
 def recall(pairs: Pairs, true: set[tuple[str, str]], precision: float) -> tuple[float, float]:
@@ -121,6 +136,9 @@ def main() -> None:
             found, threshold = recall(pairs, true, PRECISION)
             print(f"| {name} | {seconds:.1f} | {images / seconds:.0f} | {found:.3f} | {threshold:.3f} |", flush=True)
 
+        started = time.perf_counter()
+        pairs = hashed(folder)
+        show("ours, hash", time.perf_counter() - started, pairs)
         # The peers' times are their own too: after imports and the loading of weights.
         ours_warm = CopyEmbedder(options.model, side=side)
         ours_warm([np.zeros((side, side, 3), np.uint8)])

@@ -18,18 +18,30 @@ SIDE, BITS = 16, 64
 _CORRELATION = 0.95
 
 
-@functools.cache
-def axes() -> np.ndarray:
-    """float64 [64, 256]: the unit axes of 16×16 pictures with the largest variance, without the mean."""
-    k, n = np.arange(SIDE)[:, None], np.arange(SIDE)[None, :]
-    cosines = np.cos(np.pi * (2 * n + 1) * k / (2 * SIDE)) * np.sqrt(2.0 / SIDE)
-    cosines[0] /= np.sqrt(2.0)
+def cosines(side: int) -> np.ndarray:
+    """float64 [side, side]: the unit cosines of one line, lowest frequency first."""
+    k, n = np.arange(side)[:, None], np.arange(side)[None, :]
+    found: np.ndarray = np.cos(np.pi * (2 * n + 1) * k / (2 * side)) * np.sqrt(2.0 / side)
+    found[0] /= np.sqrt(2.0)
+    return found
+
+
+def frequencies(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row and column frequency, int64 [count], of the axes of largest variance, float64 [count], without the mean."""
     # Spectrum of the field along one side; the axes of a square are products, and so are their variances.
     line = (1 - _CORRELATION**2) / (1 - 2 * _CORRELATION * np.cos(np.pi * np.arange(SIDE) / SIDE) + _CORRELATION**2)
     variance = np.outer(line, line).reshape(-1)
     variance[0] = -1.0
-    order = np.argsort(-variance, kind="stable")[:BITS]
-    return np.stack([np.outer(cosines[i // SIDE], cosines[i % SIDE]).reshape(-1) for i in order])
+    order = np.argsort(-variance, kind="stable")[:count]
+    return order // SIDE, order % SIDE, variance[order]
+
+
+@functools.cache
+def axes() -> np.ndarray:
+    """float64 [64, 256]: the unit axes of 16×16 pictures with the largest variance, without the mean."""
+    lines = cosines(SIDE)
+    rows, columns, _ = frequencies(BITS)
+    return np.stack([np.outer(lines[i], lines[j]).reshape(-1) for i, j in zip(rows, columns, strict=True)])
 
 
 def pca_hash(luma: np.ndarray) -> bytes:
