@@ -191,6 +191,7 @@ def flops(recipe: Recipe, *, skips: bool = True) -> dict[str, float]:
     return {"executed": student * (1 - recipe.drop_path * skips) + rest, "nominal": student + rest}
 
 
+@functools.cache
 def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s that the device can reach: by its data sheet, or measured."""
     if device.type == "cuda" and dtype != torch.float32:
