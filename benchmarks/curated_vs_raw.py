@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=10_000, help="test pictures that are scored")
     parser.add_argument("--steps", type=int, default=2_000, help="of training, on raw and on curated alike")
     parser.add_argument("--encoder-steps", type=int, default=400, help="of the preliminary encoder")
-    parser.add_argument("--encoders", default="mobilenet,preliminary")
+    parser.add_argument("--sets", default="mobilenet,preliminary,raw,seeds,nothing", help="rows of the table")
     parser.add_argument("--k", type=int, default=4, help="nearest pool pictures a seed; 0: no sample mode")
     parser.add_argument("--clusters", type=int, default=200)
     parser.add_argument("--per-cluster", type=int, default=10_000, help="0: no cluster mode")
@@ -203,15 +203,19 @@ def main() -> None:
         line = f"| {name} | {len(pixels):,} | {100 * junk:.1f} % | {100 * good / options.good:.0f} % | {score} |"
         print(line, flush=True)
 
-    for name in options.encoders.split(","):
-        encode = mobilenet() if name == "mobilenet" else preliminary(found, recipe, options.encoder_steps)
-        show(f"curated, encoder {name}", curated(encode(found.pool), encode(found.seeds), options))
-    show("raw", np.arange(len(found.pool)))
-    show("the seeds alone", np.zeros(0, np.int64))
-    torch.manual_seed(recipe.seed)
-    untrained = build_network(recipe.model, recipe.dino_head, recipe.ibot_head)["backbone"].eval()
-    assert isinstance(untrained, VisionTransformer)
-    print(f"| nothing | 0 | – | – | {knn(untrained, recipe, found):.2f} |", flush=True)
+    for name in options.sets.split(","):
+        if name == "nothing":
+            torch.manual_seed(recipe.seed)
+            untrained = build_network(recipe.model, recipe.dino_head, recipe.ibot_head)["backbone"].eval()
+            assert isinstance(untrained, VisionTransformer)
+            print(f"| nothing | 0 | – | – | {knn(untrained, recipe, found):.2f} |", flush=True)
+        elif name == "raw":
+            show("the raw pool", np.arange(len(found.pool)))
+        elif name == "seeds":
+            show("the seeds alone", np.zeros(0, np.int64))
+        else:
+            encode = mobilenet() if name == "mobilenet" else preliminary(found, recipe, options.encoder_steps)
+            show(f"curated, encoder {name}", curated(encode(found.pool), encode(found.seeds), options))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ features. Without its weights (they are downloaded) the CNN runs with random one
 """
 
 import json
+import os
 import sys
 import time
 
@@ -33,13 +34,13 @@ else:
         wrapped.models.mobilenet_v3_small = unweighted
     finder = CNN(verbose=False)
     options = {"min_similarity_threshold": 0.9, "num_enc_workers": 0}
-started = time.perf_counter()
+started, before = time.perf_counter(), sum(os.times()[:4])
 found = finder.find_duplicates(image_dir=folder, scores=True, **options)
-seconds = time.perf_counter() - started
+seconds, processor = time.perf_counter() - started, sum(os.times()[:4]) - before
 pairs = {}
 for name, near in found.items():
     for other, score in near:
         value = 64 - float(score) if method == "phash" else float(score)
         pairs[min(name, other), max(name, other)] = value
 with open(out, "w") as file:
-    json.dump({"seconds": seconds, "pairs": [[a, b, s] for (a, b), s in pairs.items()]}, file)
+    json.dump({"seconds": seconds, "processor": processor, "pairs": [[a, b, s] for (a, b), s in pairs.items()]}, file)
