@@ -29,6 +29,7 @@ def add_search(parser: argparse.ArgumentParser, paper: float) -> None:
     parser.add_argument("--calibrate", action="store_true", help="plant copies and measure what thresholds do here")
     parser.add_argument("--sample", type=int, default=500, help="images of which copies are planted; default 500")
     parser.add_argument("--precision", type=float, default=0.9, help="wanted of a fitted threshold; default 0.9")
+    parser.add_argument("--memory", type=int, default=2048, help="MiB for what grows with the pool; default 2048")
     parser.add_argument("--share", type=float, default=0.05, help="images that have a copy, as a guess; default 0.05")
 
 
@@ -50,6 +51,7 @@ def search(options: argparse.Namespace, paper: float) -> tuple[Any, Any]:
         sample=options.sample,
         precision=options.precision,
         share=options.share,
+        memory=options.memory << 20,
     )
     return Model(options.weights, options.side, options.flips), found
 

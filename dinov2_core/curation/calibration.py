@@ -13,6 +13,7 @@ import numpy as np
 
 from dinov2_core.curation.copy_rule import Scores, expected_precision
 from dinov2_core.curation.neighbours import NeighbourSearch, pair_similarity
+from dinov2_core.curation.vectors import Rows
 
 NEIGHBOURS = 64
 """Of each planted copy, as many as the edges of any image."""
@@ -47,7 +48,7 @@ class Line:
 
 
 def score(
-    copies: np.ndarray, origin: np.ndarray, matrix: np.ndarray, align: Align, *, floor: float, verify: Align | None
+    copies: np.ndarray, origin: np.ndarray, matrix: Rows, align: Align, *, floor: float, verify: Align | None
 ) -> Measured:
     """Score planted copies (float32 [C, D] of the images ``origin``, int [C]) against the pool (float32 [N, D]).
 

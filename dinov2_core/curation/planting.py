@@ -7,28 +7,53 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
+Strength = Literal["mild", "medium", "strong"]
+STRENGTHS: tuple[Strength, ...] = get_args(Strength)
+Edit = Callable[[Image.Image, np.random.Generator, Strength], Image.Image]
+Range = tuple[float, float]
+
+CROPPED: Mapping[Strength, Range] = {"mild": (0.8, 0.95), "medium": (0.6, 0.75), "strong": (0.4, 0.55)}
+"""Shares of the area that a crop leaves."""
+RESIZED: Mapping[Strength, Range] = {"mild": (0.6, 0.9), "medium": (0.35, 0.5), "strong": (0.15, 0.25)}
+"""Shares of the sides."""
+QUALITY: Mapping[Strength, tuple[int, int]] = {"mild": (35, 60), "medium": (20, 30), "strong": (8, 15)}
+"""Of JPEG."""
+COLOURED: Mapping[Strength, tuple[Range, Range, Range]] = {
+    "mild": ((0.4, 1.6), (0.7, 1.4), (0.8, 1.25)),
+    "medium": ((0.0, 2.0), (0.55, 1.6), (0.65, 1.45)),
+    "strong": ((0.0, 2.5), (0.4, 2.0), (0.5, 1.7)),
+}
+"""Factors on saturation, contrast and brightness; saturation 0 is grey."""
+BLURRED: Mapping[Strength, float] = {"mild": 1 / 120, "medium": 1 / 70, "strong": 1 / 40}
+"""Radius as a share of the longer side."""
+BORDERED: Mapping[Strength, Range] = {"mild": (0.05, 0.12), "medium": (0.15, 0.22), "strong": (0.25, 0.35)}
+"""Width on every side as a share of the shorter one."""
+WRITTEN: Mapping[Strength, tuple[int, int]] = {"mild": (1, 6), "medium": (2, 5), "strong": (4, 4)}
+"""How many words, and which part of the shorter side their letters are high."""
+TURNED: Mapping[Strength, Range] = {"mild": (2, 5), "medium": (8, 15), "strong": (20, 30)}
+"""Degrees either way; the corners that open are filled with one colour."""
 
 
-def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    share = float(np.sqrt(rng.uniform(0.8, 0.95)))
+def _crop(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    share = float(np.sqrt(rng.uniform(*CROPPED[strength])))
     width, height = max(1, round(image.width * share)), max(1, round(image.height * share))
     left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
     part = image.crop((left, top, left + width, top + height))
     return part.resize(image.size, Image.Resampling.BICUBIC) if rng.random() < 0.5 else part
 
 
-def _resize(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    share = rng.uniform(0.6, 0.9)
+def _resize(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    share = rng.uniform(*RESIZED[strength])
     return image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))))
 
 
-def _jpeg(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _encoded(image, int(rng.integers(35, 60)))
+def _jpeg(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    return _encoded(image, int(rng.integers(*QUALITY[strength])))
 
 
 def _encoded(image: Image.Image, quality: int) -> Image.Image:
@@ -37,33 +62,46 @@ def _encoded(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(out).convert("RGB")
 
 
-def _mirror(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return ImageOps.mirror(image)
+def _mirror(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    """Mirroring has no strength of its own: stronger ones crop as well."""
+    mirrored = ImageOps.mirror(image)
+    return mirrored if strength == "mild" else _crop(mirrored, rng, "mild" if strength == "medium" else "medium")
 
 
-def _colour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    image = ImageEnhance.Color(image).enhance(rng.uniform(0.4, 1.6))
-    image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.7, 1.4))
-    return ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.25))
+def _colour(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    saturation, contrast, brightness = COLOURED[strength]
+    image = ImageEnhance.Color(image).enhance(rng.uniform(*saturation))
+    image = ImageEnhance.Contrast(image).enhance(rng.uniform(*contrast))
+    return ImageEnhance.Brightness(image).enhance(rng.uniform(*brightness))
 
 
-def _blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(max(0.6, max(image.size) / 120)))
+def _blur(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(max(0.6, max(image.size) * BLURRED[strength])))
 
 
-def _border(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    width = max(1, round(min(image.size) * rng.uniform(0.05, 0.12)))
-    red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
-    return ImageOps.expand(image, width, (red, green, blue))
+def _border(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    width = max(1, round(min(image.size) * rng.uniform(*BORDERED[strength])))
+    return ImageOps.expand(image, width, _any_colour(rng))
 
 
-def _overlay(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _overlay(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
     image = image.copy()
-    font = ImageFont.load_default(size=max(6, min(image.size) // 6))
-    place = (image.width * rng.uniform(0.05, 0.3), image.height * rng.uniform(0.05, 0.75))
-    red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
-    ImageDraw.Draw(image).text(place, "copy", fill=(red, green, blue), font=font)
+    words, part = WRITTEN[strength]
+    font = ImageFont.load_default(size=max(6, min(image.size) // part))
+    for _ in range(words):
+        place = (image.width * rng.uniform(0.05, 0.3), image.height * rng.uniform(0.05, 0.75))
+        ImageDraw.Draw(image).text(place, "copy", fill=_any_colour(rng), font=font)
     return image
+
+
+def _rotation(image: Image.Image, rng: np.random.Generator, strength: Strength) -> Image.Image:
+    angle = rng.uniform(*TURNED[strength]) * (1 if rng.random() < 0.5 else -1)
+    return image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=_any_colour(rng))
+
+
+def _any_colour(rng: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
+    return red, green, blue
 
 
 EDITS: Mapping[str, Edit] = {
@@ -75,15 +113,22 @@ EDITS: Mapping[str, Edit] = {
     "blur": _blur,
     "border": _border,
     "overlay": _overlay,
+    "rotation": _rotation,
 }
-"""Kinds of copies that a web crawl brings; strengths are drawn."""
+"""Kinds of copies that a web crawl brings."""
 
 
-def plant(pixels: np.ndarray, kind: str, seed: int) -> np.ndarray:
+def kind_of(image: int, turn: int) -> str:
+    """A kind for the copy number ``turn`` (0 or 1) of an image: every pair of kinds in turn, never one kind twice."""
+    count = len(EDITS)
+    return list(EDITS)[(image + turn * (1 + image // count % (count - 1))) % count]
+
+
+def plant(pixels: np.ndarray, kind: str, seed: int, strength: Strength = "mild") -> np.ndarray:
     """A copy of uint8 H×W×3 ``pixels``: uint8 H'×W'×3, the same for the same seed.
 
     Whatever was done to it, a copy on the web was saved once more; small pictures suffer from that most.
     """
     rng = np.random.default_rng(seed)
-    made = EDITS[kind](Image.fromarray(pixels), rng)
+    made = EDITS[kind](Image.fromarray(pixels), rng, strength)
     return np.asarray(made if kind == "jpeg" else _encoded(made, int(rng.integers(80, 96))))

@@ -5,7 +5,7 @@ How they are computed or compared does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +59,24 @@ class PickedRows:
 
     def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
         return take(self.source, self.indices[index])
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """The rows of ``source`` after ``function`` (float32 [M, D] → float32 [M, D]), a block at a time."""
+
+    source: Rows
+    function: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
+        return self.function(np.asarray(self.source[index], dtype=np.float32))
 
 
 def rows_of(matrix: Rows, start: int, stop: int) -> np.ndarray:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dinov2_core.curation.vectors import unit
+from dinov2_core.curation.vectors import Rows, take, unit
 from dinov2_core.errors import UserError
 
 SAMPLE = 50_000
 _SHRINK = 0.1
 
 
-def fit(matrix: np.ndarray, *, centre: bool, whiten: bool, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+def fit(matrix: Rows, *, centre: bool, whiten: bool, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
     """A function float32 [M, D] → float32 [M, D] of unit length; with neither setting the rows as they are.
 
     Raises:
@@ -25,7 +25,7 @@ def fit(matrix: np.ndarray, *, centre: bool, whiten: bool, seed: int = 0) -> Cal
     """
     if not (centre or whiten) or len(matrix) < 2:
         return lambda rows: rows
-    some = matrix[np.random.default_rng(seed).permutation(len(matrix))[:SAMPLE]].astype(np.float64)
+    some = take(matrix, np.random.default_rng(seed).permutation(len(matrix))[:SAMPLE]).astype(np.float64)
     mean = some.mean(axis=0)
     if not whiten:
         return lambda rows: unit(rows - mean)

@@ -84,7 +84,6 @@ def _planted(
     run: StageRun, chosen: np.ndarray, images: list[Mapping[str, Any]], model: str, side: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
     """``(index of the original, kind, embedding, location)`` of every planted copy."""
-    kinds = list(planting.EDITS)
     tasks: dict[str, dict[str, Any]] = {}
     for start in range(0, len(images), _PER_TASK):
         key = f"plant-{start // _PER_TASK:05d}"
@@ -95,20 +94,13 @@ def _planted(
     parts = [run.store.read_table(f"{task['folder']}/embeddings.parquet") for task in tasks.values()]
     copies = np.concatenate([vectors.from_table(part)[1] for part in parts])
     index = np.repeat(np.arange(len(images)), 2)
-    which = np.array([kinds[_kind(i, turn)] for i in range(len(images)) for turn in (0, 1)])
+    which = np.array([planting.kind_of(i, turn) for i in range(len(images)) for turn in (0, 1)])
     return chosen[index], which, copies, places
-
-
-def _kind(image: int, turn: int) -> int:
-    """Every pair of kinds in turn, never the same kind twice for one image."""
-    count = len(planting.EDITS)
-    return (image + turn * (1 + image // count % (count - 1))) % count
 
 
 def _plant(task: Mapping[str, Any]) -> dict[str, Any]:
     store = Store(task["root"])
     embedder = CopyEmbedder(task["model"], side=task["side"])
-    kinds = list(planting.EDITS)
     copies, names = [], []
     with ShardWriter(store, task["folder"]) as writer:
         for image, data in zip(task["images"], read_images(store, task["images"]), strict=True):
@@ -116,7 +108,7 @@ def _plant(task: Mapping[str, Any]) -> dict[str, Any]:
             assert isinstance(decoded, Decoded)
             for turn in (0, 1):
                 seed = 2 * image["seed"] + turn
-                copies.append(planting.plant(decoded.pixels, kinds[_kind(image["seed"], turn)], seed))
+                copies.append(planting.plant(decoded.pixels, planting.kind_of(image["seed"], turn), seed))
                 # Losslessly: the planted kinds are the only changes.
                 names.append(writer.add(*blur.encode(copies[-1], "PNG"), identity=str(seed)))
     store.write_table(f"{task['folder']}/embeddings.parquet", vectors.to_table(names, embedder(copies)))

@@ -18,6 +18,8 @@ from dinov2_core.curation.folders.description import Described, Model, plant
 from dinov2_core.curation.folders.job import Job
 from dinov2_core.curation.keep_rule import keep_order
 from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core.curation.scratch import MEMORY
+from dinov2_core.curation.vectors import MappedRows, PickedRows, Rows
 from dinov2_core.progress import track
 
 PAPER, PAPER_BENCHMARK = 0.6, 0.45
@@ -36,6 +38,8 @@ class Search:
     calibrate: bool = False
     sample: int = 500
     precision: float = 0.9
+    memory: int = MEMORY
+    """Bytes for what grows with the pool; beyond it lies in temporary files."""
     share: float = 0.05
     """Of the images, as far as one can guess, that have a copy: it scales the measured rates to the pool."""
 
@@ -71,15 +75,16 @@ def exact_groups(described: Described) -> np.ndarray:
     return found
 
 
-def transformed(described: Described, search: Search, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``matrix`` and ``mirrored`` centred or whitened by the statistics of ``base``, float32 [M, D]."""
+def transformed(described: Described, search: Search, base: Rows) -> tuple[Rows, Rows]:
+    """``matrix`` and ``mirrored`` centred or whitened by the statistics of ``base``, [M, D], as they are read."""
+    if not (search.centre or search.whiten):
+        return described.matrix, described.mirrored
     transform = whitening.fit(base, centre=search.centre, whiten=search.whiten)
-    mirrored = transform(described.mirrored) if len(described.mirrored) else described.mirrored
-    return transform(described.matrix), mirrored
+    return MappedRows(described.matrix, transform), MappedRows(described.mirrored, transform)
 
 
 def between(
-    queries: np.ndarray, mirrored: np.ndarray, pool: np.ndarray, threshold: float, k: int
+    queries: Rows, mirrored: Rows, pool: Rows, threshold: float, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (query, pool row, similarity) over ``threshold``; of a picture and its mirror image the more alike."""
     searched = NeighbourSearch(pool)
@@ -94,8 +99,25 @@ def between(
     return query[new], row[new], similarity[new]
 
 
-def aligned(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, fine: bool = False) -> np.ndarray:
-    """Correlation of ``a[rows[i]]`` and ``b[columns[i]]`` (uint8 [N, S, S] each): float32 [P]."""
+@dataclass(frozen=True)
+class _Joined:
+    """The pictures of two arrays, one after the other, without a copy of both."""
+
+    first: np.ndarray
+    second: np.ndarray
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        count = len(self.first)
+        picture: np.ndarray = self.first[index] if index < count else self.second[index - count]
+        return picture
+
+
+Pictures = np.ndarray | _Joined
+"""uint8 [N, S, S], read one at a time."""
+
+
+def aligned(a: Pictures, b: Pictures, rows: np.ndarray, columns: np.ndarray, *, fine: bool = False) -> np.ndarray:
+    """Correlation of ``a[rows[i]]`` and ``b[columns[i]]``: float32 [P]."""
     make = detail if fine else (lambda grey: Thumbnail(np.repeat(grey[:, :, None], 3, axis=2)))
     found = np.zeros(len(rows), np.float32)
     order = np.argsort(rows, kind="stable")
@@ -121,9 +143,10 @@ def copy_pairs(described: Described, search: Search, rule: CopyRule) -> Pairs:
     matrix, mirrored = transformed(described, search, described.matrix)
     single = np.flatnonzero(exact_groups(described) == np.arange(len(matrix)))
     floor = min(rule.similarity, rule.aligned_similarity)
-    queries = mirrored[single] if len(mirrored) else mirrored
+    distinct = PickedRows(matrix, single)
+    queries = PickedRows(mirrored, single) if len(mirrored) else mirrored
     # One more neighbour than asked: every image is its own nearest.
-    query, row, similarity = between(matrix[single], queries, matrix[single], floor, search.k + 1)
+    query, row, similarity = between(distinct, queries, distinct, floor, search.k + 1)
     a, b = single[query], single[row]
     low, high = np.minimum(a, b), np.maximum(a, b)
     order = np.lexsort((-similarity, high, low))
@@ -156,11 +179,11 @@ def calibrated(job: Job, described: Described, model: Model, search: Search, *, 
     chosen = np.sort(np.random.default_rng(0).permutation(count)[: search.sample])
     origin, kinds, copies, greys = plant(job, described, model, chosen)
     transform = whitening.fit(described.matrix, centre=search.centre, whiten=search.whiten)
-    both = np.concatenate([described.greys, greys])
+    both = _Joined(described.greys, greys)
     measured: Measured = score(
         transform(copies),
         origin,
-        transform(described.matrix),
+        transformed(described, search, described.matrix)[0],
         lambda a, b: aligned(both, both, a, b),
         floor=FLOOR,
         verify=lambda a, b: aligned(both, both, a, b, fine=True) - DETAIL,

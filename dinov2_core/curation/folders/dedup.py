@@ -16,14 +16,19 @@ from dinov2_core.curation.folders import copies, pairs_page
 from dinov2_core.curation.folders.copies import PAPER, PAPER_BENCHMARK, Calibration, Pairs, Search
 from dinov2_core.curation.folders.description import Described, Model, describe, paths_of
 from dinov2_core.curation.folders.job import Job, markdown
+from dinov2_core.curation.scratch import Scratch
 from dinov2_core.errors import UserError
 
 
 def dedup(uri: str, out: str, model: Model, search: Search, *, workers: int = 0) -> dict[str, Any]:
     """Write ``pairs.parquet``, ``components.parquet``, ``refused.parquet`` and ``dedup.md``; the counts."""
-    job = Job(out, "dedup", workers)
-    found = describe(job, uri, model)
-    state = {"images": found.digest, "model": model.state(), "search": asdict(search)}
+    with Scratch(search.memory) as scratch:
+        return _dedup(Job(out, "dedup", workers), uri, model, search, scratch)
+
+
+def _dedup(job: Job, uri: str, model: Model, search: Search, scratch: Scratch) -> dict[str, Any]:
+    found = describe(job, uri, model, scratch)
+    state = {"images": found.digest, "model": model.state(), "search": _settings(search)}
     if (said := job.finished(state)) is not None:
         return said
     measured = _measure(job, found, model, search)
@@ -59,10 +64,16 @@ def leaks(
     pool_uri: str, benchmark_uri: str, out: str, model: Model, search: Search, *, workers: int = 0
 ) -> dict[str, Any]:
     """Write ``leaks.parquet``, ``dropped.parquet``, ``leaks.html`` and ``leaks.md``; the counts."""
-    job = Job(out, "leaks", workers)
-    pool = describe(job, pool_uri, model, label="pool")
-    benchmark = describe(job, benchmark_uri, model, label="benchmark")
-    state = {"pool": pool.digest, "benchmark": benchmark.digest, "model": model.state(), "search": asdict(search)}
+    with Scratch(search.memory) as scratch:
+        return _leaks(Job(out, "leaks", workers), pool_uri, benchmark_uri, model, search, scratch)
+
+
+def _leaks(
+    job: Job, pool_uri: str, benchmark_uri: str, model: Model, search: Search, scratch: Scratch
+) -> dict[str, Any]:
+    pool = describe(job, pool_uri, model, scratch, label="pool")
+    benchmark = describe(job, benchmark_uri, model, scratch, label="benchmark")
+    state = {"pool": pool.digest, "benchmark": benchmark.digest, "model": model.state(), "search": _settings(search)}
     if (said := job.finished(state)) is not None:
         return said
     measured = _measure(job, pool, model, search, references=len(benchmark.matrix))
@@ -93,6 +104,11 @@ def leaks(
     page = pairs_page.render(rows, pool, benchmark)
     files = {"leaks.html": page.encode(), "leaks.md": f"# Leaks\n\n{said['table']}\n".encode()}
     return job.finish(state, results, files, said)
+
+
+def _settings(search: Search) -> dict[str, Any]:
+    """What results depend on: not the memory."""
+    return {name: value for name, value in asdict(search).items() if name != "memory"}
 
 
 _PAIRS = pa.schema(

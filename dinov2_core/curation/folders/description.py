@@ -21,6 +21,8 @@ from dinov2_core.curation.copy_detection import CopyEmbedder
 from dinov2_core.curation.folders import reading
 from dinov2_core.curation.folders.job import Job, tasks_of
 from dinov2_core.curation.quality import grey
+from dinov2_core.curation.scratch import Scratch
+from dinov2_core.curation.vectors import StoredRows
 from dinov2_core.images.decode import Refused, decode
 from dinov2_core.images.sets import printable
 from dinov2_core.storage import Store
@@ -56,12 +58,14 @@ class Model:
 @dataclass(frozen=True)
 class Described:
     """``rows``: :data:`ROW`, refused ones included. For the N that decode, in order of path: ``table``; ``matrix`` and
-    ``mirrored`` float32 [N, D] of unit length (``mirrored`` empty without flips); ``greys`` uint8 [N, 96, 96]."""
+    ``mirrored`` [N, D] of unit length (``mirrored`` empty without flips); ``greys`` uint8 [N, 96, 96].
+
+    What grows with the pool lies in memory or in files, as the :class:`Scratch` it was made with decides."""
 
     rows: pa.Table
     table: pa.Table
-    matrix: np.ndarray
-    mirrored: np.ndarray
+    matrix: StoredRows
+    mirrored: StoredRows
     greys: np.ndarray
     uri: str
     groups: list[list[str]]
@@ -75,7 +79,9 @@ def pixel_hash(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def describe(job: Job, uri: str, model: Model, *, label: str = "images", per_task: int = 250) -> Described:
+def describe(
+    job: Job, uri: str, model: Model, scratch: Scratch, *, label: str = "images", per_task: int = 250
+) -> Described:
     """Describe every image at ``uri``; what was described before is not done again."""
     groups, digest = reading.groups(uri, per_task)
     tasks = tasks_of(groups, uri=uri, weights=model.weights, side=model.side, flips=model.flips)
@@ -83,13 +89,23 @@ def describe(job: Job, uri: str, model: Model, *, label: str = "images", per_tas
     state = {"images": digest, "model": model.state(), "groups": len(groups)}
     done = job.map(_describe, tasks, state, label=label, total=total)
     rows = pa.concat_tables([job.store.read_table(f"{prefix}rows.parquet") for prefix, _ in done])
-    arrays = [_load(job.store, prefix) for prefix, _ in done]
-    matrix, mirrored, greys = (np.concatenate([a[name] for a in arrays]) for name in ("matrix", "mirrored", "greys"))
     good = rows.filter(pa.compute.equal(rows["reason"], ""))
     order = np.argsort(np.array(good["path"].to_pylist(), dtype=object), kind="stable")
-    flipped = vectors.unit(mirrored[order].astype(np.float32)) if model.flips else mirrored.astype(np.float32)
-    unit = vectors.unit(matrix[order].astype(np.float32))
-    return Described(rows, good.take(order), unit, flipped, greys[order], uri, groups, digest)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    held: dict[str, np.ndarray] = {}
+    at = 0
+    for prefix, _ in done:
+        arrays = _load(job.store, prefix)
+        own = place[at : at + len(arrays["matrix"])]
+        at += len(own)
+        for name, part in arrays.items():
+            if name not in held:
+                count = 0 if name == "mirrored" and not model.flips else len(order)
+                held[name] = scratch.empty((count, *part.shape[1:]), part.dtype)
+            held[name][own if len(part) else own[:0]] = part
+    matrix, mirrored = StoredRows(held["matrix"]), StoredRows(held["mirrored"])
+    return Described(rows, good.take(order), matrix, mirrored, held["greys"], uri, groups, digest)
 
 
 def plant(job: Job, described: Described, model: Model, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -119,12 +135,6 @@ def plant(job: Job, described: Described, model: Model, chosen: np.ndarray) -> t
     order = np.lexsort((np.arange(len(seed)), seed))
     kinds = np.array(list(planting.EDITS))
     return chosen[seed[order]], kinds[kind[order]], vectors.unit(matrix[order].astype(np.float32)), greys[order]
-
-
-def kind_of(image: int, turn: int) -> int:
-    """Every pair of kinds in turn, never the same kind twice for one image."""
-    count = len(planting.EDITS)
-    return (image + turn * (1 + image // count % (count - 1))) % count
 
 
 def _describe(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,10 +169,10 @@ def _plant(task: Mapping[str, Any]) -> dict[str, Any]:
             continue
         number = task["seeds"][item.path]
         for turn in (0, 1):
-            kind = kind_of(number, turn)
-            batch.add(planting.plant(decoded.pixels, names[kind], 2 * number + turn))
+            kind = planting.kind_of(number, turn)
+            batch.add(planting.plant(decoded.pixels, kind, 2 * number + turn))
             seeds.append(number)
-            kinds.append(kind)
+            kinds.append(names.index(kind))
     arrays = {"seed": np.array(seeds, np.int64), "kind": np.array(kinds, np.int64)}
     _save(Store(task["root"]), task["scratch"], **arrays, **batch.arrays())
     return {"images": len(seeds)}
