@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,7 @@ def mean_per_class(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> fl
     return float((right[count > 0] / count[count > 0]).mean())
 
 
-def average_precision(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+def average_precision(scores: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
     """Area under the precision-recall steps (VOC from 2010 on; scikit-learn's); equal scores are one threshold.
 
     Args:
@@ -36,14 +38,14 @@ def average_precision(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> 
     return float((np.diff(np.r_[0, hits]) * hits / (ends + 1)).sum() / hits[-1])
 
 
-def mean_average_precision(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+def mean_average_precision(scores: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
     """The mean over the classes that have a positive; both ``[N, K]``. NaN where none has."""
     each = [average_precision(scores[:, k], truth[:, k]) for k in range(truth.shape[1])]
     return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
 
 
 def classification_score(
-    predicted: NDArray[np.int64], truth: NDArray[np.int64], metric: Metric, *, note: str = "", prefix: str = ""
+    predicted: NDArray[Any], truth: NDArray[np.int64], metric: Metric, *, note: str = "", prefix: str = ""
 ) -> Score:
     """``predicted [N]`` classes (for mAP: ``[N, K]`` scores) by the data set's own metric."""
     name = f"{prefix}{metric}"

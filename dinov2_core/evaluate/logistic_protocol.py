@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -28,12 +29,12 @@ def run_logistic(model: EvalModel, data: LabelledSet, options: LogisticOptions, 
     train, test = (probe_features(model, split, context).last for split in (data.train, data.test))
     labels, classes = data.train.labels, len(data.classes)
     kept, held = hold_out(labels, options.holdout, seed=context.seed)
-    limits = {"classes": classes, "max_iter": options.max_iter}
-    tried = path(train[kept], labels[kept], options.strengths, label=f"logistic on {data.name}", **limits)
+    fit = partial(path, classes=classes, max_iter=options.max_iter)
+    tried = fit(train[kept], labels[kept], options.strengths, label=f"logistic on {data.name}")
     scores = [_plain(s, train[held], labels[held], data) for s in tried]
     best = int(np.nanargmax(scores))
     upto = sorted(c for c in options.strengths if c <= options.strengths[best])
-    final = path(train, labels, upto, **limits)[-1]
+    final = fit(train, labels, upto)[-1]
     found = final.scores(test) if data.metric == "mAP" else final.predict(test)
     value = classification_score(found, data.test.labels, data.metric, note="C chosen on a hold-out of train")
     return Scores("logistic", data.name, (value,), {"C": final.c, "holdout": scores[best]})

@@ -7,7 +7,7 @@ paper's table follows); VOC 2007 by mean average precision over 20 independent c
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +34,18 @@ def load(name: str, root: Path) -> LabelledSet:
     return SETS[name](root)
 
 
-def _made(name: str, root: Path, train: Rows, test: Rows, metric: Metric = "accuracy", base: str = "") -> LabelledSet:
-    classes = tuple(sorted({label for _, label in train}))
-    read = {s: listed(root / base, rows, what=f"{s} images") for s, rows in (("train", train), ("test", test))}
-    return LabelledSet(name, classes, *(numbered(s, items, classes, root) for s, items in read.items()), metric=metric)
+def _made(name: str, root: Path, splits: Sequence[Rows], metric: Metric = "accuracy", base: str = "") -> LabelledSet:
+    classes = tuple(sorted({label for _, label in splits[0]}))
+    read = [listed(root / base, rows, what=f"{s} images") for s, rows in zip(("train", "test"), splits, strict=True)]
+    train, test = (numbered(s, items, classes, root) for s, items in zip(("train", "test"), read, strict=True))
+    return LabelledSet(name, classes, train, test, metric)
 
 
 def food(root: Path) -> LabelledSet:
     """Food-101: ``meta/train.txt`` lists ``class/id``."""
     root = require(inside(root, "food-101"), "images", "meta/train.txt", "meta/test.txt", form="the tree food-101/")
     splits = [[(f"{x}.jpg", x.split("/")[0]) for x in lines(root / f"meta/{s}.txt")] for s in ("train", "test")]
-    return _made("food", root, *splits, base="images")
+    return _made("food", root, splits, base="images")
 
 
 def dtd(root: Path) -> LabelledSet:
@@ -52,7 +53,7 @@ def dtd(root: Path) -> LabelledSet:
     names = [f"labels/{s}1.txt" for s in ("train", "val", "test")]
     root = require(inside(root, "dtd"), "images", *names, form="the tree dtd/")
     train, val, test = ([(x, x.split("/")[0]) for x in lines(root / n)] for n in names)
-    return _made("dtd", root, train + val, test, base="images")
+    return _made("dtd", root, [train + val, test], base="images")
 
 
 def aircraft(root: Path) -> LabelledSet:
@@ -60,7 +61,7 @@ def aircraft(root: Path) -> LabelledSet:
     names = ["images_variant_trainval.txt", "images_variant_test.txt"]
     root = require(inside(root, "fgvc-aircraft-2013b/data", "data"), "images", *names, form="fgvc-aircraft-2013b/data/")
     pairs = [[line.split(" ", 1) for line in lines(root / n)] for n in names]
-    return _made("aircraft", root, *[[(f"{i}.jpg", v) for i, v in p] for p in pairs], metric=PER_CLASS, base="images")
+    return _made("aircraft", root, [[(f"{i}.jpg", v) for i, v in p] for p in pairs], PER_CLASS, "images")
 
 
 def pets(root: Path) -> LabelledSet:
@@ -68,7 +69,7 @@ def pets(root: Path) -> LabelledSet:
     names = ["annotations/trainval.txt", "annotations/test.txt"]
     require(root, "images", *names, form="images/ and annotations/")
     pairs = [[(line.split()[0], line.split()[1]) for line in lines(root / n) if line[0] != "#"] for n in names]
-    return _made("pets", root, *[[(f"{n}.jpg", c) for n, c in p] for p in pairs], metric=PER_CLASS, base="images")
+    return _made("pets", root, [[(f"{n}.jpg", c) for n, c in p] for p in pairs], PER_CLASS, "images")
 
 
 def cub(root: Path) -> LabelledSet:
@@ -77,7 +78,7 @@ def cub(root: Path) -> LabelledSet:
     root = require(inside(root, "CUB_200_2011"), "images", *names, form="the tree CUB_200_2011/")
     paths, labels, split = (dict(line.split() for line in lines(root / n)) for n in names)
     rows = {flag: [(p, labels[i]) for i, p in paths.items() if split[i] == flag] for flag in "10"}
-    return _made("cub", root, rows["1"], rows["0"], base="images")
+    return _made("cub", root, [rows["1"], rows["0"]], base="images")
 
 
 def sun397(root: Path) -> LabelledSet:
@@ -85,7 +86,7 @@ def sun397(root: Path) -> LabelledSet:
     names = ["Training_01.txt", "Testing_01.txt"]
     require(root, *names, form="SUN397/ and the partition files")
     splits = [[(x.lstrip("/"), x.rpartition("/")[0]) for x in lines(root / n)] for n in names]
-    return _made("sun397", root, *splits, base="SUN397")
+    return _made("sun397", root, splits, base="SUN397")
 
 
 def flowers(root: Path) -> LabelledSet:
@@ -97,7 +98,7 @@ def flowers(root: Path) -> LabelledSet:
     ids = loadmat(root / "setid.mat")
     splits = [np.concatenate([ids[k][0] for k in keys]) for keys in (("trnid", "valid"), ("tstid",))]
     rows = [[(f"image_{i:05d}.jpg", f"{labels[i - 1]:03d}") for i in split] for split in splits]
-    return _made("flowers", root, *rows, metric=PER_CLASS, base="jpg")
+    return _made("flowers", root, rows, PER_CLASS, "jpg")
 
 
 def cars(root: Path) -> LabelledSet:
@@ -110,7 +111,7 @@ def cars(root: Path) -> LabelledSet:
     for base, name in files.items():
         table = np.atleast_1d(loadmat(root / name, squeeze_me=True)["annotations"])
         rows.append([(f"{base}/{a['fname']}", f"{int(a['class']):03d}") for a in table])
-    return _made("cars", root, *rows)
+    return _made("cars", root, rows)
 
 
 def caltech101(root: Path) -> LabelledSet:
@@ -125,7 +126,7 @@ def caltech101(root: Path) -> LabelledSet:
         order = rng.permutation(len(names))
         for target, rows in zip(splits, (order[:30], order[30:]), strict=True):
             target.extend((names[i], label) for i in rows)
-    return _made("caltech101", root, *splits, metric=PER_CLASS)
+    return _made("caltech101", root, splits, PER_CLASS)
 
 
 def voc2007(root: Path) -> LabelledSet:
@@ -141,7 +142,7 @@ def voc2007(root: Path) -> LabelledSet:
         labels = np.array([[code[t[n]] for t in tables] for n in names], dtype=np.int64)
         items = listed(root / "JPEGImages", [(f"{n}.jpg", "") for n in names], what=f"{part} images")
         splits.append(Split(part, tuple(p for p, _ in items), labels))
-    return LabelledSet("voc2007", classes, *splits, metric="mAP")
+    return LabelledSet("voc2007", classes, splits[0], splits[1], "mAP")
 
 
 def cifar(root: Path, fine: bool) -> LabelledSet:
@@ -169,7 +170,7 @@ def cifar(root: Path, fine: bool) -> LabelledSet:
             Image.fromarray(row[head:].reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, "BMP")
             found.append(Picture(f"{root}/{split}/{i}", buffer.getvalue()))
         splits.append(Split(split, tuple(found), table[:, head - 1].astype(np.int64)))
-    return LabelledSet(name, classes, *splits)
+    return LabelledSet(name, classes, splits[0], splits[1])
 
 
 def inaturalist(root: Path, year: str) -> LabelledSet:
@@ -181,7 +182,7 @@ def inaturalist(root: Path, year: str) -> LabelledSet:
         table = json_file(root / name)
         label = {a["image_id"]: f"{a['category_id']:05d}" for a in table["annotations"]}
         splits.append([(image["file_name"], label[image["id"]]) for image in table["images"]])
-    return _made(f"inaturalist{year[2:]}", root, *splits)
+    return _made(f"inaturalist{year[2:]}", root, splits)
 
 
 def places205(root: Path) -> LabelledSet:
@@ -193,7 +194,7 @@ def places205(root: Path) -> LabelledSet:
     for name in names:
         with (root / name).open(newline="") as file:
             splits.append([(row[0], f"{int(row[1]):03d}") for row in csv.reader(file, delimiter=" ") if row])
-    return _made("places205", root, *splits, base=base)
+    return _made("places205", root, splits, base=base)
 
 
 SETS: Mapping[str, Callable[[Path], LabelledSet]] = {
