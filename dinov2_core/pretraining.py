@@ -31,7 +31,7 @@ from dinov2_core.train import checkpoint, initial, launch, recipes
 from dinov2_core.train.loader import LoaderConfig
 from dinov2_core.train.metrics import line
 from dinov2_core.train.objective import build_network
-from dinov2_core.train.recipe import Recipe, override
+from dinov2_core.train.recipe import EfficiencyConfig, Recipe, override
 from dinov2_core.train.trainer import Trained, train
 from dinov2_core.training_data import Place, TrainingData, open_data
 
@@ -55,6 +55,7 @@ class Request:
     """side in pixels of the high-resolution stage; needs ``init``"""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """dotted settings of the recipe"""
+    efficiency: EfficiencyConfig = field(default_factory=EfficiencyConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     log_every: int = 10
     checkpoint_every: int = 1000
@@ -133,6 +134,7 @@ def _pretrain(request: Request, process: launch.Process) -> dict[str, Any]:
             data.batches,
             teacher=start.teacher,
             initial=start.tensors,
+            efficiency=request.efficiency,
             device=process.device,
             tracker=lambda step, found: print(line(step, start.recipe.steps, found, start.recipe), flush=True),
             folder=out / "state",

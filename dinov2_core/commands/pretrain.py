@@ -28,17 +28,22 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--log-every", type=int, default=10, metavar="STEPS")
     parser.add_argument("--checkpoint-every", type=int, default=1000, metavar="STEPS")
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings of the recipe, e.g. optim.base_lr=1e-3"
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="settings of the recipe, e.g. optim.base_lr=1e-3; and how it is computed, e.g. efficiency.accumulate=4",
     )
     parser.set_defaults(function=pretrain)
 
 
 def pretrain(options: argparse.Namespace) -> None:
     """Train and print the summary."""
-    from dinov2_core import pretraining
+    from dinov2_core import config, pretraining
     from dinov2_core.train.loader import LoaderConfig
     from dinov2_core.train.preemption import EXIT_CODE, Preempted
+    from dinov2_core.train.recipe import EfficiencyConfig
 
+    changes, efficiency = split_settings(read_settings(options.settings))
     request = pretraining.Request(
         recipe=options.recipe,
         data=options.data,
@@ -47,7 +52,8 @@ def pretrain(options: argparse.Namespace) -> None:
         teacher=options.teacher,
         student=options.student,
         high_resolution=options.high_resolution,
-        changes=read_settings(options.settings),
+        changes=changes,
+        efficiency=config.build(EfficiencyConfig, efficiency, where="efficiency"),
         loader=LoaderConfig(workers=options.workers),
         log_every=options.log_every,
         checkpoint_every=options.checkpoint_every,
@@ -59,6 +65,13 @@ def pretrain(options: argparse.Namespace) -> None:
         sys.exit(EXIT_CODE)
     for name, value in summary.items():
         print(f"{name}: {value}")
+
+
+def split_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What belongs to the recipe, and what stands behind ``efficiency.``, without that."""
+    prefix = "efficiency."
+    own = {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+    return {k: v for k, v in settings.items() if not k.startswith(prefix)}, own
 
 
 def read_settings(settings: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dinov2_core import stage
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import training
 from dinov2_core.train import recipes
-from dinov2_core.train.recipe import override
+from dinov2_core.train.recipe import EfficiencyConfig, override
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Params:
     log_every: int = 10
     checkpoint_every: int = stage.efficiency(100)
     workers: int = stage.efficiency(-1)
+    efficiency: EfficiencyConfig = stage.efficiency(EfficiencyConfig())
 
 
 def run(run: StageRun) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def run(run: StageRun) -> dict[str, Any]:
         checkpoint_every=params.checkpoint_every,
         log_every=params.log_every,
         workers=params.workers,
+        efficiency=params.efficiency,
     )
     training.write_backbone(run, "encoder", trained.objective.average["backbone"], recipe)
     training.write_history(run, trained)

@@ -15,7 +15,7 @@ from dinov2_core.stage import StageRun
 from dinov2_core.stages import training
 from dinov2_core.train import recipes
 from dinov2_core.train.initial import Network, fitted
-from dinov2_core.train.recipe import Recipe, override
+from dinov2_core.train.recipe import EfficiencyConfig, Recipe, override
 from dinov2_core.train.trainer import Trained
 
 
@@ -43,6 +43,7 @@ class Params:
     log_every: int = 10
     checkpoint_every: int = stage.efficiency(100)
     workers: int = stage.efficiency(-1)
+    efficiency: EfficiencyConfig = stage.efficiency(EfficiencyConfig())
 
 
 def run(run: StageRun) -> dict[str, Any]:
@@ -79,5 +80,6 @@ def _train(run: StageRun, recipe: Recipe, **rest: Any) -> tuple[Trained, dict[st
         checkpoint_every=run.params.checkpoint_every,
         log_every=run.params.log_every,
         workers=run.params.workers,
+        efficiency=run.params.efficiency,
         **rest,
     )

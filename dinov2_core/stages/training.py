@@ -27,7 +27,7 @@ from dinov2_core.storage import Store
 from dinov2_core.train import checkpoint
 from dinov2_core.train.loader import LoaderConfig
 from dinov2_core.train.objective import build_network
-from dinov2_core.train.recipe import Recipe
+from dinov2_core.train.recipe import EfficiencyConfig, Recipe
 from dinov2_core.train.trainer import Trained, train
 from dinov2_core.training_data import open_data
 
@@ -46,6 +46,7 @@ def train_on(
     checkpoint_every: int,
     log_every: int,
     workers: int = -1,
+    efficiency: EfficiencyConfig = EfficiencyConfig(),
     teacher: nn.ModuleDict | None = None,
     initial: Mapping[str, torch.Tensor] | None = None,
     part: str = "checkpoints",
@@ -73,6 +74,7 @@ def train_on(
                 data.batches,
                 teacher=teacher,
                 initial=initial,
+                efficiency=efficiency,
                 device="cuda" if torch.cuda.is_available() else "cpu",
                 tracker=run.tracker,
                 folder=_checkpoint_folder(run, part),
@@ -108,19 +110,22 @@ def write_backbone(run: StageRun, stem: str, backbone: nn.Module, recipe: Recipe
     run.write_file(stem, "safetensors", weights.to_bytes(backbone, preprocessing_of(recipe)))
 
 
-def write_state(run: StageRun, trained: Trained, recipe: Recipe) -> None:
-    """Write ``state-….safetensors``: both networks with heads, optimiser and centers; and ``recipe-….json``."""
+def write_state(run: StageRun, trained: Trained, recipe: Recipe, suffix: str = "") -> None:
+    """Write ``state-….safetensors``: both networks with heads, optimiser and centers; and ``recipe-….json``.
+
+    Where a stage has several trainings, ``suffix`` follows both stems.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state"
         checkpoint.save(path, trained.tensors(), {"recipe": config.to_plain(recipe), "step": recipe.steps})
-        run.write_file("state", "safetensors", path.read_bytes())
-    run.write_file("recipe", "json", json.dumps(config.to_plain(recipe), indent=1, sort_keys=True).encode())
+        run.write_file(f"state{suffix}", "safetensors", path.read_bytes())
+    run.write_file(f"recipe{suffix}", "json", json.dumps(config.to_plain(recipe), indent=1, sort_keys=True).encode())
 
 
-def write_history(run: StageRun, trained: Trained) -> None:
-    """Write the table ``history``: one row a logged step and quantity."""
-    rows = [{"step": step, "name": name, "value": value} for step, name, value in trained.history]
-    run.write_table("history", tables.from_rows(rows, tables.HISTORY))
+def write_history(run: StageRun, trained: Trained, part: int = 0, prefix: str = "") -> None:
+    """Write a part of the table ``history``: one row a logged step and quantity, named with ``prefix``."""
+    rows = [{"step": step, "name": prefix + name, "value": value} for step, name, value in trained.history]
+    run.write_table("history", tables.from_rows(rows, tables.HISTORY), part)
 
 
 def last_values(trained: Trained, names: Sequence[str] = ("total", "dino_global", "ibot", "koleo")) -> dict[str, float]:

@@ -217,8 +217,9 @@ class Objective(nn.Module):
 
     def koleo(self, features: Tensor) -> Tensor:
         """KoLeo over the class tokens of all processes, summed over its crops; ``features [2, B, D]`` of this one."""
-        crops = features if self.loss.koleo_crops == "both" else features[:1]
-        return torch.stack([koleo_loss(gather_rows(crop), group=self.loss.koleo_group) for crop in crops]).sum()
+        crops = [gather_rows(crop) for crop in (features if self.loss.koleo_crops == "both" else features[:1])]
+        group = min(self.loss.koleo_group, len(crops[0]))
+        return torch.stack([koleo_loss(crop, group=group) for crop in crops]).sum()
 
     def _class_tokens(self, part: Batch, state: int, index: int) -> Tensor:
         # Stochastic depth draws for the global crops first, so the same seed drops the same without the local ones.

@@ -24,7 +24,8 @@ class LossConfig:
     koleo: float = 0.1
     koleo_crops: Literal["both", "first"] = "both"
     koleo_group: int = 0
-    """KoLeo looks for neighbours among this many images that follow each other in the global batch; 0 is all of it"""
+    """KoLeo looks for neighbours among this many images that follow each other in the global batch; 0, or more than it
+    has, is all of it. The public code looks among those of one GPU, whatever their number"""
     targets: Literal["sinkhorn", "centering"] = "sinkhorn"
     student_temperature: float = 0.1
     center_momentum: float = 0.9
@@ -126,8 +127,9 @@ class Recipe:
                 raise ValueError(f"crops.{name}_size {size} is not a multiple of model.patch {self.model.patch}")
         if self.batch < 2:
             raise ValueError("batch must be at least 2: KoLeo looks for a nearest neighbour in it")
-        if self.loss.koleo_group and (self.loss.koleo_group < 2 or self.batch % self.loss.koleo_group):
-            raise ValueError(f"loss.koleo_group {self.loss.koleo_group} must be 0, or at least 2 and divide the batch")
+        group = self.loss.koleo_group
+        if group and (group < 2 or (group < self.batch and self.batch % group)):
+            raise ValueError(f"loss.koleo_group {group} must be 0, or at least 2 and divide the batch of {self.batch}")
         if self.steps < 1:
             raise ValueError("steps must be at least 1")
 

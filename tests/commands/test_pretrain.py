@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,8 @@ def test_a_run_goes_on_at_a_larger_size_and_teaches_a_student(finished: tuple[Pa
     ("more", "message"),
     [
         (["optim.base_rl=1"], "did you mean 'optim.base_lr'"),
+        (["efficiency.acumulate=2"], "did you mean 'accumulate'"),
+        (["efficiency.accumulate=0"], "accumulate must be at least 1"),
         (["steps"], "is not key=value"),
         (["--high-resolution", "48"], "name it with --init"),
         (["batch=99"], "fewer than one batch of 99"),
@@ -181,6 +184,42 @@ def test_the_commands_in_the_documents_are_read() -> None:
     for command in commands:
         options = _parser().parse_args(shlex.split(command.replace("\\\n", " ")))
         assert options.recipe in recipes.RECIPES
+
+
+def test_a_batch_in_parts_is_a_way_to_compute_the_same_run(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    efficient = ["efficiency.accumulate=2", "efficiency.checkpoint_activations=true"]
+    assert run(finished[0], tmp_path / "parts", *TINY, *efficient) == 0
+    whole, parts = (initial.read(path) for path in (finished[1], tmp_path / "parts"))
+    assert json.loads((tmp_path / "parts" / "recipe.json").read_text()) == json.loads(
+        (finished[1] / "recipe.json").read_text()
+    )
+    assert whole.tensors.keys() == parts.tensors.keys()
+    assert all(torch.allclose(whole.tensors[k], parts.tensors[k], atol=2e-3) for k in whole.tensors)
+
+
+def test_sigterm_saves_and_exits_with_75_and_the_same_command_goes_on(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--recipe", "demo", "--data", str(finished[0]), "--out", str(out), "--workers", "0", "--log-every", "1"]
+    command = [sys.executable, "-m", "dinov2_core.cli", "pretrain", *options, *TINY, "steps=150"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 75, said
+    stopped = re.search(r"stopped on request after step (\d+); the same command goes on", said)
+    assert stopped, said
+    assert checkpoint.latest(out / "state") == out / "state" / f"step-{int(stopped[1]):08d}"
+    again = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert again.returncode == 0, again.stderr
+    steps = re.findall(r"^step (\d+)/", again.stdout, re.M)
+    assert (int(steps[0]), int(steps[-1])) == (int(stopped[1]) + 1, 150)
+    assert (out / "network.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -84,6 +84,14 @@ def test_koleo_is_the_log_distance_to_the_nearest_neighbour() -> None:
     assert torch.allclose(koleo_loss(x), -distances.min(dim=1).values.log().mean(), atol=1e-5)
 
 
+def test_koleo_in_groups_is_the_mean_over_the_groups() -> None:
+    x = torch.randn(12, 4)
+    want = torch.stack([koleo_loss(part) for part in x.split(4)]).mean()
+    assert torch.allclose(koleo_loss(x, group=4), want)
+    assert torch.equal(koleo_loss(x, group=12), koleo_loss(x))
+    assert not torch.allclose(koleo_loss(x, group=4), koleo_loss(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_koleo_of_equal_features_is_finite(dtype: torch.dtype) -> None:
     x = torch.ones(4, 8, dtype=dtype, requires_grad=True)

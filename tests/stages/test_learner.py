@@ -20,8 +20,9 @@ from dinov2_core.manifest import Manifest
 from dinov2_core.model import weights
 from dinov2_core.shard_map import InlineShardMap
 from dinov2_core.stage import materialise
-from dinov2_core.stages import registry
+from dinov2_core.stages import distilled_checkpoints, registry
 from dinov2_core.storage import Store
+from dinov2_core.train.recipes import demo
 
 TINY = {
     "model.dim": 32,
@@ -253,12 +254,34 @@ def test_a_named_student_is_trained_by_the_papers_constants(
     upstream(store)
     make(store, "pretrained_checkpoint", TRAINING)
     changes = {"model.dim": 16, "model.heads": 1, "model.depth": 1, "steps": 2, "batch": 8}
-    made = make(store, "distilled_checkpoints", {"student": "vit_small", "overrides": changes})
-    (path,) = (f.path for f in made.files if "/recipe-" in f.path)
-    recipe = json.loads(store.read_bytes(path))
-    assert recipe["masks"] == {"probability": 1.0, "ratio": [1.0, 1.0]}
-    assert recipe["drop_path"] == 0.0
-    assert recipe["dino_head"]["prototypes"] == 32, "the teacher's heads"
+    made = make(store, "distilled_checkpoints", {"students": ["vit_small", "vit_base"], "overrides": changes})
+    for stem in ("recipe", "recipe_vit_base"):
+        (path,) = (f.path for f in made.files if f"/{stem}-" in f.path)
+        recipe = json.loads(store.read_bytes(path))
+        assert recipe["masks"] == {"probability": 1.0, "ratio": [1.0, 1.0]}
+        assert recipe["drop_path"] == 0.0
+        assert recipe["dino_head"]["prototypes"] == 32, "the teacher's heads"
+    stems = {f.path.rsplit("/")[-1].split("-")[0] for f in made.files}
+    assert {"student", "student_vit_base", "state", "state_vit_base", "history"} <= stems
+    assert {"loss_total", "loss_total_vit_base", "images", "images_vit_base"} <= set(made.counts)
+    names = {row["name"] for row in table(store, made, "history")}
+    assert {"total", "vit_base.total"} <= names
+
+
+def test_named_students_have_the_papers_shapes_unless_told_otherwise() -> None:
+    made = distilled_checkpoints.recipes_of(distilled_checkpoints.Params(students=("vit_small", "vit_base")), demo())
+    assert {name: recipe.model.dim for name, recipe in made.items()} == {"vit_small": 384, "vit_base": 768}
+    (small,) = distilled_checkpoints.recipes_of(distilled_checkpoints.Params(), demo()).values()
+    assert (small.model.dim, small.steps) == (64, 150)
+
+
+def test_how_it_is_computed_makes_no_other_version(done: tuple[Store, dict[str, Manifest]], store: Store) -> None:
+    upstream(store)
+    params = TRAINING | {"efficiency": {"accumulate": 2, "checkpoint_activations": True}}
+    made = make(store, "pretrained_checkpoint", params)
+    assert made.fingerprint == done[1]["pretrained_checkpoint"].fingerprint
+    with pytest.raises(ConfigError, match="did you mean 'accumulate'"):
+        make(store, "pretrained_checkpoint", TRAINING | {"efficiency": {"acumulate": 2}})
 
 
 def test_images_are_streamed_where_they_are_larger_than_the_models_input(store: Store) -> None:

@@ -17,13 +17,21 @@ def test_vitl16_short() -> None:
     assert (r.optim.warmup, r.optim.layer_decay, r.drop_path) == (12_500, 0.9, 0.3)
     assert (r.dino_head.prototypes, r.dino_head.bottleneck, r.ibot_head) == (65_536, 256, None)
     assert r.loss.targets == "centering"
+    assert r.loss.koleo_group == 2048 // 32  # within one of 32 GPUs
     assert (r.optim.weight_decay, r.optim.final_weight_decay) == (0.04, 0.4)
     assert (r.teacher.momentum, r.crops.local_size) == (0.992, 96)
 
 
-@pytest.mark.parametrize(("recipe", "shape"), [(recipes.vitl14(), (1024, 24, 16)), (recipes.vitg14(), (1536, 40, 24))])
-def test_long_recipes(recipe: recipes.Recipe, shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "shape", "on_one_gpu"),
+    [
+        (recipes.vitl14(), (1024, 24, 16), 3072 // 96),  # the code's vitl14.yaml: 32 images on each of 96 GPUs
+        (recipes.vitg14(), (1536, 40, 24), 12),  # the code's vitg14.yaml: batch_size_per_gpu
+    ],
+)
+def test_long_recipes(recipe: recipes.Recipe, shape: tuple[int, int, int], on_one_gpu: int) -> None:
     r = recipe  # table 16
+    assert r.loss.koleo_group == on_one_gpu  # loss/koleo_loss.py: nothing is gathered
     assert (r.model.dim, r.model.depth, r.model.heads) == shape
     assert (r.model.patch, r.model.ffn, r.model.layer_scale) == (14, "swiglu", 1e-5)
     assert (r.steps, r.batch) == (625_000, 3072)
@@ -91,6 +99,7 @@ def test_distillation(student: str, dim: int, depth: int) -> None:
     assert (r.batch, r.steps, r.drop_path) == (2048, 625_000, 0.0)
     assert r.lr == pytest.approx(1e-3)
     assert (r.masks.probability, r.masks.ratio) == (1.0, (1.0, 1.0)), "every patch is a target, none is hidden"
+    assert r.loss.koleo_group == 0, "the whole batch; images a GPU are not published"
     assert (r.dino_head, r.ibot_head, r.teacher) == (taught.dino_head, taught.ibot_head, taught.teacher)
 
 
@@ -137,6 +146,8 @@ def test_an_absent_section_can_be_given() -> None:
         ({"steps": "many"}, "expected int"),
         ({"crops.global_size": 33}, "not a multiple"),
         ({"batch": 1}, "at least 2"),
+        ({"loss.koleo_group": 5}, "divide the batch of 32"),
+        ({"loss.koleo_group": 1}, "at least 2"),
         ({"model.heads": 5}, "not a multiple of 5 heads"),
     ],
 )
@@ -148,6 +159,11 @@ def test_wrong_settings_are_explained(changes: dict[str, object], message: str) 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="vitl14"):
         recipes.get("vitl15")
+
+
+@pytest.mark.parametrize("name", ["vits14_one_gpu", "vits16_small_batch", "demo"])
+def test_our_own_recipes_look_for_neighbours_in_the_whole_batch(name: str) -> None:
+    assert recipes.get(name).loss.koleo_group == 0
 
 
 def test_all_settings_have_names() -> None:
