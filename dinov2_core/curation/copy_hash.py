@@ -18,7 +18,7 @@ from dinov2_core.curation.neighbours import NeighbourSearch
 from dinov2_core.curation.vectors import unit
 
 SIDE, DIM = 32, 144
-ENOUGH = 128 * 128
+ENOUGH = 64 * 64
 """Pixels that a thumbnail is made of: a larger JPEG is decoded at a fraction of its sides (``decode(enough=…)``)."""
 THRESHOLD = 0.9
 """Cosine from which two pictures are copies: 99 of 100 pairs over it were, among photographs that hold look-alikes."""

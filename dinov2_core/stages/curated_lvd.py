@@ -25,6 +25,7 @@ from dinov2_core.errors import UserError
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import curated_shards, pool_tables
 from dinov2_core.stages.clusters import pool
+from dinov2_core.stages.seed_leaks import leaking
 
 POOL = "pool"
 """The dataset's name in the rows of balanced draws, which no seed set asked for."""
@@ -142,18 +143,19 @@ def _pool(run: StageRun, scratch: Scratch) -> _Pool:
 def _seeds(run: StageRun, scratch: Scratch) -> _Seeds:
     """The seeds that are no benchmark's images.
 
-    A seed enters the set as it is, so it must not leak either: it is left out where it is an evaluation image itself
-    or where the pool holds it and has dropped it as a leak.
+    A seed enters the set as it is, so it must not leak either: it is left out where it is an evaluation image itself,
+    where the pool holds it and has dropped it as a leak, or where it is a copy of one (``seed_leaks``).
     """
     table = run.read("seed_sets", "labelled")
     if not len(table):
         raise UserError("there are no seeds", where=run.where, todo="give seed_sets a set with at least one image")
     rows = {row["image_id"]: row for row in reversed(table.to_pylist())}
     index = ImageIndex.build([to_bytes(table.column("image_id"))], len(table), scratch)
-    leaks = np.zeros(len(index), bool)
+    leaks, judged = np.zeros(len(index), bool), np.zeros(len(index), bool)
     for block in pool_tables.blocks(run, "deduplicated_set", "components"):
         at = index.find(pool_tables.ids(block))
         here = np.flatnonzero(at >= 0)
+        judged[at[here]] = True
         for row in block.take(pa.array(here)).to_pylist():
             # The pool's bytes: there its faces have been blurred.
             rows[row["image_id"]] |= {name: row[name] for name in pool_tables.LOCATION}
@@ -162,6 +164,8 @@ def _seeds(run: StageRun, scratch: Scratch) -> _Seeds:
     for block in pool_tables.blocks(run, "benchmark_sets", "copy_embeddings", ["image_id"]):
         at = index.find(pool_tables.ids(block))
         leaks[at[at >= 0]] = True
+    apart = np.flatnonzero(~leaks & ~judged)
+    leaks[apart] = leaking(run, [rows[name] for name in index.text(apart).to_pylist()])
     _, matrix, missing = pool_tables.embeddings(run, "seed_embeddings", "embeddings", scratch, index)
     if missing:
         raise UserError(f"{missing} seeds have no embedding", where=run.where, todo="materialise seed_embeddings")

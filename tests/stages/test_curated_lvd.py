@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dinov2_core import manifest, stage, tables
 from dinov2_core.curation import vectors
+from dinov2_core.curation.copy_detection import CopyEmbedder
 from dinov2_core.errors import UserError
 from dinov2_core.images.shards import ShardWriter, image_id, read_image
 from dinov2_core.manifest import Manifest
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
-from tests.pictures import encoded, field, finished
+from tests.pictures import encoded, field, finished, part
 
 SUBJECTS, EACH, SEEDS = 6, 30, 8
 DIRECTIONS = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
@@ -31,11 +33,11 @@ def packed(store: Store, folder: str, images: Sequence[bytes]) -> tuple[list[str
     return ids, writer
 
 
-def evaluated(store: Store, ids: Sequence[str]) -> None:
-    """Evaluation sets that hold the images ``ids``."""
-    table = vectors.to_table(ids, np.zeros((len(ids), 512), np.float32))
+def evaluated(store: Store, ids: Sequence[str], matrix: np.ndarray | None = None, **params: object) -> None:
+    """Evaluation sets that hold the images ``ids``; without ``matrix`` their embeddings are like nothing."""
+    table = vectors.to_table(ids, np.zeros((len(ids), 512), np.float32) if matrix is None else matrix)
     record = store.write_table(f"benchmark_sets/all/copy_embeddings-{len(ids)}-0.parquet", table)
-    finished(store, "benchmark_sets", manifest.WHOLE, [record])
+    finished(store, "benchmark_sets", manifest.WHOLE, [record], **{"model": "sscd_distilled", "side": 128, **params})
 
 
 @pytest.fixture
@@ -142,6 +144,7 @@ def test_balanced_draws_cover_all_subjects_evenly(world: tuple[Store, dict[str, 
 
 def test_a_seed_that_leaks_is_not_taken_as_it_is(world: tuple[Store, dict[str, int], list[str]]) -> None:
     store, _, seeds = world
+    part("sscd_distilled")
     materialise(store, "clusters", clusters=6)
     recipe = [{"name": "pets", "modes": ["as is", "sample"], "k": 2}]
     assert materialise(store, "curated_lvd", recipe=recipe).counts["leaking_seeds"] == 0
@@ -150,6 +153,26 @@ def test_a_seed_that_leaks_is_not_taken_as_it_is(world: tuple[Store, dict[str, i
     assert made.counts["leaking_seeds"] == 3
     assert not set(seeds[:3]) & {row["image_id"] for row in table(store, made, "packed")}
     assert {row["seed_id"] for row in table(store, made, "selections") if row["mode"] == "sample"} == set(seeds[3:])
+
+
+def test_a_seed_that_is_a_copy_of_an_evaluation_image_is_left_out(
+    world: tuple[Store, dict[str, int], list[str]],
+) -> None:
+    """The pool does not hold it, so nothing upstream has compared it with the evaluation sets."""
+    store, _, seeds = world
+    part("sscd_distilled")
+    recipe = [{"name": "pets", "modes": ["as is"]}]
+    # Random fields of colour are alike to the network: only the same one again, brighter, is close.
+    brighter = np.clip(field(9005).astype(np.int16) + 12, 0, 255).astype(np.uint8)
+    evaluated(store, ["ab" * 32], CopyEmbedder("sscd_distilled", side=128)([brighter]))
+    before = manifest.read(store, "deduplicated_set")
+    assert before is not None
+    manifest.write(store, replace(before, counts={"benchmark_rule": {"similarity": 0.95}}))
+    materialise(store, "clusters", clusters=6)
+    made = materialise(store, "curated_lvd", recipe=recipe)
+    assert made.counts["leaking_seeds"] == 1
+    taken = {row["image_id"] for row in table(store, made, "packed")}
+    assert taken == set(seeds) - {seeds[5]}
 
 
 def test_a_floor_keeps_out_what_is_less_like_the_seeds_than_they_are_to_each_other(
