@@ -354,3 +354,19 @@ def test_distillation_leaves_the_teacher_alone_and_does_not_mask() -> None:
     mask_token = result.objective.student["backbone"].mask_token
     assert float(mask_token.detach().abs().max()) == 0
     assert not any(k.startswith("teacher") for k in result.tensors())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_change_nothing_but_rounding() -> None:
+    recipe = tiny(precision="float32", steps=3, **{"model.depth": 1, "crops.locals": 2})
+    batches = PoolBatches(pool(), recipe)
+    plain = train(recipe, batches, log_every=1)
+    # One compilation for both: it is what takes the time.
+    efficiency = EfficiencyConfig(compile=True, checkpoint_activations=True)
+    compiled = train(recipe, batches, efficiency=efficiency, log_every=1)
+    block = compiled.objective.student["backbone"].blocks[0]  # type: ignore[index]
+    assert block._compiled_call_impl is not None
+    assert [v for _, n, v in compiled.history if n == "total"] == pytest.approx(
+        [v for _, n, v in plain.history if n == "total"], rel=1e-4
+    )
+    assert compiled.tensors().keys() == plain.tensors().keys()
