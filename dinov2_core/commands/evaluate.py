@@ -36,16 +36,24 @@ def evaluate(options: argparse.Namespace) -> None:
     from dinov2_core.evaluate.cache import FeatureCache
     from dinov2_core.evaluate.model import EvalModel
     from dinov2_core.evaluate.protocol import Context
+    from dinov2_core.train.launch import joined
 
     names = options.protocol.split(",")
     if names != ["all"]:
         for name in names:
             protocols.get(name)
     settings = yaml.safe_load(options.settings.read_text()) if options.settings else {}
+    evaluation.check_settings(settings)
     data = evaluation.open_data(options.data)
     model = EvalModel.load(options.weights, size=options.size, heads=options.heads)
     context = Context(FeatureCache(options.cache), batch=options.batch, processes=options.processes)
-    found = evaluation.evaluate(model, data, names, context, settings)
+    with joined() as process:
+        if process.rank and data.kind != "labelled":
+            # Only the features of labelled images are computed in shares.
+            return
+        found = evaluation.evaluate(model, data, names, context, settings)
+    if process.rank:
+        return
     evaluation.save(found, model, options.out)
     print(score_tables.markdown(found.results, title=model.name, skipped=found.skipped))
     print(f"written to {options.out}/scores.md and scores.json")

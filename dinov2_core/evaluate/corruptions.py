@@ -1,9 +1,9 @@
-"""The 15 corruptions at 5 severities of ImageNet-C, made from clean images when only those are there.
+"""Fifteen corruptions at five severities in the manner of ImageNet-C, made when only clean images are there.
 
-Written from the published description (Hendrycks & Dietterich, arXiv 1903.12261); the parameters stand in
-:data:`SEVERITIES`, in units of a 224-pixel image. Frost and snow use procedural textures, where the original uses
-photographs, and blurs are computed by PIL and SciPy; scores are therefore near those on the official files and not the
-same. Equal input, severity and seed give equal output.
+Written from the published description (Hendrycks & Dietterich, arXiv 1903.12261). They are not ImageNet-C: parameters
+are those of :data:`SEVERITIES`, lengths in pixels of a 224-pixel image; textures of frost and snow are computed, where
+the original has photographs. Scores stand beside each other, not beside those on the official files. Equal input,
+severity and seed give equal output.
 """
 
 from __future__ import annotations
@@ -39,19 +39,18 @@ def impulse_noise(x: Floats, share: float, rng: np.random.Generator) -> Floats:
 
 def defocus_blur(x: Floats, radius: float, rng: np.random.Generator) -> Floats:
     """A disk of ``radius`` pixels."""
-    reach = int(np.ceil(radius))
-    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    kernel = np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1)
-    return _filtered(x, kernel / kernel.sum())
+    rows, columns = np.mgrid[-1:1:41j, -1:1:41j] * radius
+    inside = np.hypot(rows, columns) <= radius
+    return _filtered(x, _kernel(rows[inside], columns[inside]))
 
 
 def glass_blur(x: Floats, reach: float, rng: np.random.Generator) -> Floats:
-    """Neighbours within ``reach`` pixels change places, between two soft blurs."""
-    soft = ndimage.gaussian_filter(x, (0.7, 0.7, 0))
-    rows, columns = np.mgrid[: x.shape[0], : x.shape[1]]
-    shift = rng.integers(-int(reach), int(reach) + 1, (2, *rows.shape))
-    rows, columns = np.clip(rows + shift[0], 0, len(x) - 1), np.clip(columns + shift[1], 0, x.shape[1] - 1)
-    return ndimage.gaussian_filter(soft[rows, columns], (0.7, 0.7, 0))
+    """Each pixel is taken from a place within ``reach`` pixels, between two soft blurs."""
+    sigma = (0.4 * reach, 0.4 * reach, 0)
+    soft = ndimage.gaussian_filter(x, sigma)
+    # Fractions of a pixel count: on small images all reaches are below one.
+    where = np.mgrid[: x.shape[0], : x.shape[1]] + rng.uniform(-reach, reach, (2, *x.shape[:2]))
+    return ndimage.gaussian_filter(_taken(soft, where), sigma)
 
 
 def motion_blur(x: Floats, length: float, rng: np.random.Generator) -> Floats:
@@ -104,7 +103,7 @@ def elastic_transform(x: Floats, amount: float, rng: np.random.Generator) -> Flo
     shifts = ndimage.gaussian_filter(rng.uniform(-1, 1, (2, *x.shape[:2])), (0, 6, 6))
     shifts *= amount / max(float(np.sqrt((shifts**2).mean())), 1e-12)
     where = np.mgrid[: x.shape[0], : x.shape[1]] + shifts
-    return np.stack([ndimage.map_coordinates(x[..., c], where, order=1, mode="reflect") for c in range(3)], axis=2)
+    return _taken(x, where)
 
 
 def pixelate(x: Floats, share: float, rng: np.random.Generator) -> Floats:
@@ -126,8 +125,8 @@ SEVERITIES: Mapping[str, tuple[Corrupt, tuple[float, float, float, float, float]
     "shot_noise": (shot_noise, (60, 25, 12, 5, 3)),
     "impulse_noise": (impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27)),
     "defocus_blur": (defocus_blur, (3, 4, 6, 8, 10)),
-    "glass_blur": (glass_blur, (1, 2, 2, 3, 4)),
-    "motion_blur": (motion_blur, (10, 15, 15, 20, 25)),
+    "glass_blur": (glass_blur, (1, 1.5, 2, 3, 4)),
+    "motion_blur": (motion_blur, (10, 12, 15, 20, 25)),
     "zoom_blur": (zoom_blur, (1.11, 1.16, 1.21, 1.26, 1.31)),
     "snow": (snow, (0.2, 0.35, 0.5, 0.65, 0.8)),
     "frost": (frost, (0.35, 0.5, 0.6, 0.7, 0.8)),
@@ -153,7 +152,7 @@ def corrupt(pixels: NDArray[np.uint8], name: str, severity: int, *, seed: int = 
         raise ValueError(f"severity {severity} is outside 1 to 5")
     value = parameters[severity - 1]
     if name in _IN_PIXELS:
-        value = max(value * min(pixels.shape[:2]) / 224, 0.5 if name != "glass_blur" else 1.0)
+        value = value * min(pixels.shape[:2]) / 224
     rng = np.random.default_rng([seed, severity, list(SEVERITIES).index(name)])
     return (np.clip(function(pixels / 255, value, rng), 0, 1) * 255).round().astype(np.uint8)
 
@@ -162,12 +161,25 @@ def _filtered(x: Floats, kernel: Floats) -> Floats:
     return np.stack([ndimage.convolve(x[..., c], kernel, mode="reflect") for c in range(3)], axis=2)
 
 
+def _taken(x: Floats, where: Floats) -> Floats:
+    """Pixels read at ``where [2, H, W]``, between pixels by proportion."""
+    return np.stack([ndimage.map_coordinates(x[..., c], where, order=1, mode="reflect") for c in range(3)], axis=2)
+
+
 def _line(length: float, angle: float) -> Floats:
-    reach = max(1, int(np.ceil(length / 2)))
+    along = np.linspace(-length / 2, length / 2, 8 * int(np.ceil(length)) + 1)
+    return _kernel(along * np.sin(angle), along * np.cos(angle))
+
+
+def _kernel(rows: Floats, columns: Floats) -> Floats:
+    """Equal weight at each point, shared among the four pixels around it."""
+    reach = int(np.ceil(max(np.abs(rows).max(), np.abs(columns).max()))) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
-    along = np.linspace(-length / 2, length / 2, 8 * reach)
-    rows, columns = np.round(along * np.sin(angle)).astype(int), np.round(along * np.cos(angle)).astype(int)
-    np.add.at(kernel, (rows + reach, columns + reach), 1.0)
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    for down in (0, 1):
+        for right in (0, 1):
+            weight = (1 - np.abs(rows - top - down)) * (1 - np.abs(columns - left - right))
+            np.add.at(kernel, (top + down + reach, left + right + reach), weight)
     return kernel / kernel.sum()
 
 

@@ -69,7 +69,10 @@ def depth_scores(kind: str, found: dict[str, np.ndarray], seed: int) -> list[Sco
     counted = ~np.isnan(found["rmse"])
     if not counted.any():
         raise UserError("no test picture has a known depth inside the crop", todo="check the crop and the unit")
-    return [score(f"{metric} {kind}", found[metric][counted], seed=seed) for metric in ("rmse", "abs_rel", "delta1")]
+    return [
+        score(f"{metric} {kind}", found[metric][counted], seed=seed, share=metric != "rmse")
+        for metric in ("rmse", "abs_rel", "delta1")
+    ]
 
 
 def _plain(value: float) -> float | None:

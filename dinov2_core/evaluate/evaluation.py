@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dinov2_core import config
-from dinov2_core.errors import UserError
+from dinov2_core.errors import ConfigError, UserError, nearest
 from dinov2_core.evaluate import protocols, score_tables
-from dinov2_core.evaluate.datasets import transfer
+from dinov2_core.evaluate.datasets import openers
 from dinov2_core.evaluate.model import EvalModel
 from dinov2_core.evaluate.protocol import Context, NotApplicableError, Scores
 
@@ -32,7 +32,7 @@ def open_data(spec: str) -> Any:
         UserError: naming what is missing there.
     """
     name, _, path = spec.rpartition("=")
-    return transfer.load(name or "folder", Path(path))
+    return openers.load(name or "folder", Path(path))
 
 
 def evaluate(
@@ -45,8 +45,10 @@ def evaluate(
     """Run the protocols ``names``; ``["all"]`` runs what the data allows and collects why others cannot.
 
     Raises:
+        ConfigError: settings of a protocol that there is not, or that it does not know.
         UserError: a named protocol cannot run. A broken image or features that are not finite end ``all`` as well.
     """
+    check_settings(settings)
     everything = list(names) == ["all"]
     results, skipped, seconds = [], {}, {}
     for name in protocols.PROTOCOLS if everything else names:
@@ -67,6 +69,17 @@ def evaluate(
             skipped[name] = error.what
         seconds[name] = time.perf_counter() - start
     return Evaluation(tuple(results), skipped, seconds)
+
+
+def check_settings(settings: object) -> None:
+    """ConfigError where ``settings`` are no table of protocol → settings."""
+    if not isinstance(settings, Mapping | None):
+        raise ConfigError(f"protocol → settings expected, not {type(settings).__name__}", where="settings")
+    for name in settings or {}:
+        if name not in protocols.PROTOCOLS:
+            near = nearest(str(name), protocols.PROTOCOLS)
+            todo = f"one of {', '.join(protocols.PROTOCOLS)}"
+            raise ConfigError(f"settings of an unknown protocol '{name}'{near}", where="settings", todo=todo)
 
 
 def unfit(needs: str, data: Any) -> str:

@@ -22,7 +22,7 @@ from dinov2_core.evaluate.model import EvalModel
 class Score:
     """One number: ``value`` with its 95 % bootstrap interval ``low`` to ``high``, over ``n`` images.
 
-    ``note`` says how it was chosen where that matters ("chosen on the test split").
+    ``note`` says how it was chosen where that matters ("chosen on the test split"). ``share``: tables show per cent.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Score:
     high: float
     n: int
     note: str = ""
+    share: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class NotApplicableError(UserError):
     """The protocol has no meaning on this data (several labels an image, too few images): ``all`` goes on."""
 
 
-def score(name: str, each: ArrayLike, *, note: str = "", seed: int = 0) -> Score:
+def score(name: str, each: ArrayLike, *, note: str = "", seed: int = 0, share: bool = True) -> Score:
     """The mean of one score an image (``[N]``), with its interval."""
     values: NDArray[np.float64] = np.asarray(each, dtype=np.float64)
     interval = mean_interval(values, seed=seed)
-    return Score(name, interval.value, interval.low, interval.high, len(values), note)
+    return Score(name, interval.value, interval.low, interval.high, len(values), note, share)

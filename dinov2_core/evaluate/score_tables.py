@@ -24,7 +24,8 @@ def rows(results: Sequence[Scores]) -> list[dict[str, Any]]:
             "high": s.high,
             "images": s.n,
             "note": s.note,
-            **{f"paper {size}": value for size, value in papers(result.protocol, result.dataset).items()},
+            "share": s.share,
+            **{f"paper {size}": value for size, value in papers(result.protocol, result.dataset, s.name).items()},
         }
         for result in results
         for s in result.scores
@@ -36,7 +37,7 @@ def markdown(results: Sequence[Scores], *, title: str, skipped: Mapping[str, str
     lines = [
         f"# {title}",
         "",
-        "Per cent, with the 95 % bootstrap interval; the paper's ViT-S, -B, -L and -g beside.",
+        "Per cent (RMSE: metres), with the 95 % bootstrap interval; the paper's ViT-S, -B, -L and -g beside.",
         "",
     ]
     lines += [
@@ -46,9 +47,10 @@ def markdown(results: Sequence[Scores], *, title: str, skipped: Mapping[str, str
         "|---|---|---|---|---|---|" + "---|" * (len(SIZES) + 1),
     ]
     for row in rows(results):
-        cells = [row["protocol"], row["dataset"], row["metric"], f"{100 * row['value']:.1f}"]
-        cells += [f"{100 * row['low']:.1f} – {100 * row['high']:.1f}", f"{row['images']:,}"]
-        cells += [f"{row[f'paper {s}']:.1f}" if f"paper {s}" in row else "" for s in SIZES]
+        factor, form = (100, ".1f") if row["share"] else (1, ".3f")
+        value, low, high = (format(factor * row[key], form) for key in ("value", "low", "high"))
+        cells = [row["protocol"], row["dataset"], row["metric"], value, f"{low} – {high}", f"{row['images']:,}"]
+        cells += [format(row[f"paper {s}"], form) if f"paper {s}" in row else "" for s in SIZES]
         lines.append("| " + " | ".join([*cells, row["note"]]) + " |")
     if skipped:
         lines += ["", "Left out:", "", *(f"- `{name}`: {reason}" for name, reason in skipped.items())]

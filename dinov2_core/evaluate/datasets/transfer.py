@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinov2_core.errors import UserError, nearest
+from dinov2_core.errors import UserError
 from dinov2_core.evaluate.datasets import folder, imagenet
 from dinov2_core.evaluate.datasets.folder import numbered
 from dinov2_core.evaluate.datasets.imagenet import listed
@@ -21,17 +21,6 @@ from dinov2_core.evaluate.datasets.layout import inside, json_file, lines, requi
 
 Rows = list[tuple[str, str]]
 PER_CLASS: Metric = "mean per class"
-
-
-def load(name: str, root: Path) -> LabelledSet:
-    """The set called ``name`` at ``root``; a key of :data:`SETS`.
-
-    Raises:
-        UserError: no such set, or naming what is missing.
-    """
-    if name not in SETS:
-        raise UserError(f"no data set '{name}'{nearest(name, SETS)}", todo=f"one of {', '.join(SETS)}")
-    return SETS[name](root)
 
 
 def _made(name: str, root: Path, splits: Sequence[Rows], metric: Metric = "accuracy", base: str = "") -> LabelledSet:
@@ -116,12 +105,15 @@ def cars(root: Path) -> LabelledSet:
 
 def caltech101(root: Path) -> LabelledSet:
     """Caltech-101: 30 images a class to train on, drawn with seed 0, the rest to test on; background is no class."""
-    root = require(inside(root, "101_ObjectCategories"), form="101_ObjectCategories/")
+    root, form = inside(root, "101_ObjectCategories"), "101_ObjectCategories/ with a folder a class"
+    require(root, form=form)
     rng, splits = np.random.default_rng(0), ([], [])  # type: tuple[np.random.Generator, tuple[Rows, Rows]]
     of_class: dict[str, list[str]] = {}
     for picture, label in folder.class_folders(root):
         if label != "BACKGROUND_Google":
             of_class.setdefault(label, []).append(str(Path(picture.name).relative_to(root)))
+    if not of_class:
+        raise UserError("no class", where=str(root), todo=f"expected {form}")
     for label, names in of_class.items():
         order = rng.permutation(len(names))
         for target, rows in zip(splits, (order[:30], order[30:]), strict=True):
@@ -134,6 +126,8 @@ def voc2007(root: Path) -> LabelledSet:
     root = require(inside(root, "VOCdevkit/VOC2007", "VOC2007"), "JPEGImages", "ImageSets/Main", form="VOC2007/")
     lists = root / "ImageSets/Main"
     classes = tuple(sorted(p.name.removesuffix("_trainval.txt") for p in lists.glob("*_trainval.txt")))
+    if not classes:
+        raise UserError("no list CLASS_trainval.txt", where=str(lists), todo="expected a list a class for each split")
     splits = []
     for part in ("trainval", "test"):
         tables = [dict(line.split() for line in lines(lists / f"{c}_{part}.txt")) for c in classes]
