@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dinov2_core.evaluate.logistic import hold_out, path
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,9 @@ def linear_probe(
     """
     mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
     one, two = (train - mean) / std, (test - mean) / std
-    order = np.random.default_rng(seed).permutation(len(one))
-    held = max(1, round(holdout * len(one)))
-    kept, out = order[held:], order[:held]
-    scores = [float((_fit(one[kept], labels[kept], c, max_iter).predict(one[out]) == labels[out]).mean()) for c in grid]
+    kept, out = hold_out(labels, holdout, seed=seed)
+    fit = partial(path, classes=int(labels.max()) + 1, max_iter=max_iter)
+    scores = [float((s.predict(one[out]) == labels[out]).mean()) for s in fit(one[kept], labels[kept], grid)]
     best = int(np.argmax(scores))
-    return LinearProbe(_fit(one, labels, grid[best], max_iter).predict(two), grid[best], scores[best])
-
-
-def _fit(features: NDArray[np.float32], labels: NDArray[np.int64], c: float, max_iter: int) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        # A fixed number of iterations is the protocol; stopping early is not an error.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=c, max_iter=max_iter, tol=1e-3).fit(features, labels)
+    final = fit(one, labels, sorted(c for c in grid if c <= grid[best]))[-1]
+    return LinearProbe(final.predict(two), grid[best], scores[best])

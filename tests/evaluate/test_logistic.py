@@ -30,6 +30,25 @@ def test_probabilities_agree_with_scikit_learn(c: float) -> None:
     assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.995
 
 
+def test_wide_features_and_coarse_tolerance_agree_with_scikit_learn() -> None:
+    features, labels = data(400, 1100, 3)
+    theirs = LogisticRegression(C=1e-2, tol=1e-8, max_iter=5000).fit(features.astype(np.float64), labels)
+    wanted = theirs.decision_function(features)
+    coarse, fine = (path(features, labels, (1e-3, 1e-2), tol=tol)[1] for tol in (1e-4, 1e-6))
+    found = fine.scores(features)
+    assert np.allclose(found - found.mean(axis=1, keepdims=True), wanted, atol=0.03 * np.abs(wanted).max())
+    # Margins of classes that can be told apart without error go on growing; who is in which class does not change.
+    assert (coarse.predict(features) == wanted.argmax(axis=1)).mean() > 0.99
+
+
+def test_on_classes_that_overlap_the_default_tolerance_is_as_accurate_as_full_convergence() -> None:
+    train, labels = data(1000, 20, 5)
+    test, truth = data(5000, 20, 5, seed=3)
+    coarse, fine = (path(train, labels, PAPER_C[::4], tol=tol) for tol in (1e-4, 1e-6))
+    right = [[(s.predict(test) == truth).mean() for s in found] for found in (coarse, fine)]
+    assert np.abs(np.subtract(*right)).max() <= 0.002
+
+
 def test_several_labels_an_image_are_independent_fits_over_what_is_scored() -> None:
     features, labels = data()
     table = np.eye(4, dtype=np.int64)[labels]
