@@ -13,7 +13,7 @@ def register(subparsers: Subparsers) -> None:
     text = "fetch images: a WARC, page, site map, URL list (txt, csv, Parquet), folder or bucket of them, or a URL"
     parser = subparsers.add_parser("crawl", help=text, description=text)
     parser.add_argument("source", metavar="SOURCE")
-    options.add_out(parser)
+    options.add_out(parser, workers=False)
     parser.add_argument("--blocklist", action="append", default=[], metavar="FILE", help="domains never fetched")
     parser.add_argument("--allow-private", action="store_true", help="fetch from private networks too")
     parser.set_defaults(function=crawl)

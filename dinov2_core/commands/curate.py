@@ -23,6 +23,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--clusters", type=int, default=0, help="0 = a twentieth of the pool, 100,000 at most")
     parser.add_argument("--min-hits", type=int, default=3, help="a cluster counts with more seeds than this; default 3")
     parser.add_argument("--weights", default="", help="the backbone to compare with; default: the copy detector")
+    parser.add_argument("--memory", type=int, default=2048, help="MiB for the embeddings; default 2048")
     options.add_out(parser)
     parser.set_defaults(function=curate)
 
@@ -33,6 +34,6 @@ def curate(given: argparse.Namespace) -> None:
 
     if not given.weights:
         print("no --weights: compared by the copy detector, which knows appearance and not meaning", file=sys.stderr)
-    recipe = Recipe(given.mode, given.target, given.k, given.clusters, given.min_hits)
+    recipe = Recipe(given.mode, given.target, given.k, given.clusters, given.min_hits, memory=given.memory << 20)
     weights = given.weights or _STAND_IN
     options.tell(curate(given.pool, given.seeds, given.out, weights, recipe, workers=given.workers), given.out)

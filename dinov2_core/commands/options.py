@@ -11,10 +11,11 @@ from dinov2_core.errors import UserError
 _OWN = ".work"
 
 
-def add_out(parser: argparse.ArgumentParser) -> None:
-    """``--out`` and ``--workers``."""
+def add_out(parser: argparse.ArgumentParser, *, workers: bool = True) -> None:
+    """``--out``, and ``--workers`` where the verb works in tasks."""
     parser.add_argument("--out", required=True, help="folder for the results: a path or s3://…")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one a core")
+    if workers:
+        parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one a core")
 
 
 def add_search(parser: argparse.ArgumentParser, paper: float) -> None:
@@ -23,6 +24,7 @@ def add_search(parser: argparse.ArgumentParser, paper: float) -> None:
     parser.add_argument("--k", type=int, default=64, help="neighbours of an image at most; default 64")
     parser.add_argument("--weights", default="sscd", help="SSCD: an ONNX or TorchScript file, sscd or sscd_distilled")
     parser.add_argument("--side", type=int, default=288, help="pixels at which images are compared; default 288")
+    parser.add_argument("--align", action="store_true", help="also take pairs over 0.25 whose fine detail coincides")
     parser.add_argument("--flips", action="store_true", help="compare mirrored images too, for twice the work")
     parser.add_argument("--centre", action="store_true", help="subtract the pool's mean embedding")
     parser.add_argument("--whiten", action="store_true", help="centre, and scale directions to equal spread")
@@ -41,7 +43,7 @@ def search(options: argparse.Namespace, paper: float) -> tuple[Any, Any]:
 
     if options.k < 1 or options.sample < 1 or options.side < 32 or not 0 < options.share <= 1:
         raise UserError("--k, --sample, --side or --share is too small", todo="give k ≥ 1, sample ≥ 1, side ≥ 32")
-    rule = rule_of(options.threshold, paper)
+    rule = rule_of(options.threshold, paper, align=options.align)
     found = Search(
         rule,
         options.k,

@@ -5,13 +5,16 @@ Where the labelled pairs come from is in ``planting``; what follows for the imag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 TRADES = (0.0, 0.05, 0.1, 0.15, 0.2)
 ALIGNMENTS = tuple(np.concatenate([np.arange(0.8, 0.95, 0.01), np.arange(0.95, 1.03, 0.0025)]).round(4).tolist())
-SIMILARITIES = (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+DETAILS = tuple(np.arange(0.5, 0.97, 0.02).round(4).tolist())
+"""As ``ALIGNMENTS``, where fine detail is aligned."""
+SIMILARITIES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,14 @@ def expected_precision(recall: float, false_rate: float, unrelated_per_copy: flo
 
 
 def fit(
-    copies: Scores, others: Scores, *, compared: int, unrelated_per_copy: float, precision: float, floor: float
+    copies: Scores,
+    others: Scores,
+    *,
+    compared: int,
+    unrelated_per_copy: float,
+    precision: float,
+    floor: float,
+    alignments: Sequence[float] = ALIGNMENTS,
 ) -> Fit:
     """The rule that finds most of ``copies`` at the wanted precision, the most precise of equals.
 
@@ -69,9 +79,10 @@ def fit(
         unrelated_per_copy: unrelated pairs for each true one in the pool.
         precision: wanted; where no rule reaches it, the most precise one is returned.
         floor: the similarity under which pairs are not stored, so that no rule can accept them.
+        alignments: what rules may ask of the second score.
     """
     best: tuple[tuple[float, ...], Fit] | None = None
-    for rule in _candidates(floor):
+    for rule in _candidates(floor, alignments):
         recall = float(rule.accepts(copies.similarity, copies.alignment).mean())
         # One more than seen: with none seen, the rate is not known to be zero.
         false_rate = (float(rule.accepts(others.similarity, others.alignment).sum()) + 1) / max(compared, 1)
@@ -86,7 +97,7 @@ def fit(
     return best[1]
 
 
-def _candidates(floor: float) -> list[CopyRule]:
+def _candidates(floor: float, alignments: Sequence[float]) -> list[CopyRule]:
     sure = [s for s in SIMILARITIES if s > floor] + [1.0]
     rules = [CopyRule(s) for s in sure]
-    return rules + [CopyRule(s, floor, alignment, trade) for s in sure for trade in TRADES for alignment in ALIGNMENTS]
+    return rules + [CopyRule(s, floor, alignment, trade) for s in sure for trade in TRADES for alignment in alignments]

@@ -134,6 +134,21 @@ def test_flips_and_centring_keep_true_copies(tmp_path: Path, extra: list[str]) -
     assert ("a/01.png", "b/jpeg.jpg") in pairs
 
 
+def test_memory_changes_no_result(deduplicated: tuple[Path, Path], tmp_path: Path) -> None:
+    assert main(["dedup", str(deduplicated[0]), "--out", str(tmp_path), *FAST, "--memory", "0"]) == 0
+    for name in ("pairs.parquet", "components.parquet"):
+        assert (tmp_path / name).read_bytes() == (deduplicated[1] / name).read_bytes()
+
+
+def test_coinciding_detail_finds_copies_that_are_less_alike(tmp_path: Path) -> None:
+    """A threshold that no copy reaches: what is found is found by its detail."""
+    images = pool(tmp_path / "images", 8)
+    assert main(["dedup", str(images), "--out", str(tmp_path / "out"), *FAST, "--threshold", "0.999", "--align"]) == 0
+    pairs = rows(tmp_path / "out" / "pairs.parquet")
+    assert ("a/01.png", "b/jpeg.jpg") in {(r["a"], r["b"]) for r in pairs}
+    assert all(float(str(r["alignment"])) > 0.8 for r in pairs if r["kind"] == "copy")
+
+
 def test_whitening_asks_for_enough_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = pool(tmp_path / "images", 4)
     assert main(["dedup", str(images), "--out", str(tmp_path / "out"), *FAST, "--whiten"]) == 1

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import hashlib
+import http.server
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from dinov2_core.cli import main
 from dinov2_core.curation.folders.curate import MODES
+from dinov2_core.embedder import Embedder
+from dinov2_core.model import weights
+from dinov2_core.model.preprocessing import Preprocessing
+from dinov2_core.model.vision_transformer import VisionTransformer, VitConfig
 from tests.commands.folders import photo, pool, rows
 from tests.pictures import encoded, part
 
@@ -93,7 +108,96 @@ def test_every_mode_selects_with_its_cause(seeded: tuple[Path, Path, Path], mode
         assert (int(str(row["cluster"])) >= 0) == (row["source"] != "sample")
     if mode == "sample":
         assert {"a/00.png", "a/01.png", "a/02.png"} <= {r["path"] for r in found if r["rank"] == 0} | {"a/00.png"}
-    assert "| **Total** |" in (out / "curate.md").read_text()
+    text = (out / "curate.md").read_text()
+    assert "| **Total** |" in text
+    drawn, of = (int(n) for n in re.findall(r"(\d+) of (\d+) draws are of images drawn already", text)[0])
+    assert of - drawn >= len(found)
+    retrieved = [int(n) for n in re.findall(r"\| (\d+) \| \d+ \|$", text, re.M)]
+    assert sum(retrieved) == of
+
+
+def test_a_vit_embeds_by_its_class_token(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = VisionTransformer(VitConfig(dim=16, depth=1, heads=2, patch=4, image_size=16)).eval()
+    (tmp_path / "vit.safetensors").write_bytes(weights.to_bytes(backbone, Preprocessing(16)))
+    images = pool(tmp_path / "images", 3)
+    command = ["embed", str(images), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main([*command, "--weights", str(tmp_path / "vit.safetensors")]) == 0
+    found = {r["path"]: np.array(r["embedding"], np.float32) for r in rows(tmp_path / "out" / "embeddings.parquet")}
+    expected = Embedder(*weights.load(tmp_path / "vit.safetensors"))([photo(1)])[0]
+    np.testing.assert_allclose(found["a/01.png"], expected, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_screening_goes_on_and_ends_with_the_same(tmp_path: Path) -> None:
+    images = pool(tmp_path / "images", 8)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "dinov2_core.cli", "screen", str(images), "--out", str(out), *PLAIN]
+    started = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    while started.poll() is None and not list(out.rglob("images-*.json")):
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    marker = next(out.rglob("images-*.json"))
+    before = marker.stat().st_mtime_ns
+    assert main(command[3:]) == 0
+    assert marker.stat().st_mtime_ns == before
+    assert main(["screen", str(images), "--out", str(tmp_path / "whole"), *PLAIN]) == 0
+    for name in ("verdicts.parquet", "screen.md"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_list_of_urls_is_crawled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "x.png").write_bytes(encoded(photo(1)))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        (tmp_path / "urls").mkdir()
+        (tmp_path / "urls/list.txt").write_text(f"{address}/x.png\n{address}/none.png\n")
+        for extra in ([], ["--allow-private"]):
+            command = ["crawl", str(tmp_path / "urls"), "--out", str(tmp_path / f"out{len(extra)}")]
+            assert main([*command, *extra]) == 0
+        server.shutdown()
+    closed, opened = (
+        {str(r["url"]).rsplit("/", 1)[-1]: r["status"] for r in rows(tmp_path / f"out{n}" / "images.parquet")}
+        for n in (0, 1)
+    )
+    assert "stored" not in closed.values()
+    assert opened == {"x.png": "stored", "none.png": "failed"}
+
+
+def test_an_archive_is_crawled(tmp_path: Path) -> None:
+    body = encoded(photo(2))
+    reply = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    head = (
+        "WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:1>\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
+        "WARC-Target-URI: http://site.example/y.png\r\nContent-Type: application/http; msgtype=response\r\n"
+        f"Content-Length: {len(reply)}\r\n\r\n"
+    )
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/a.warc.gz").write_bytes(gzip.compress(head.encode() + reply + b"\r\n\r\n"))
+    assert main(["crawl", str(tmp_path / "w"), "--out", str(tmp_path / "out")]) == 0
+    assert [(r["url"], r["status"]) for r in rows(tmp_path / "out" / "images.parquet")] == [
+        ("http://site.example/y.png", "stored")
+    ]
+
+
+def test_a_bucket_is_crawled_and_why_reads_the_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe_file("/bucket/photos/z.png", encoded(photo(3)))
+    assert main(["crawl", "memory://bucket/photos", "--out", str(tmp_path / "out")]) == 0
+    (row,) = rows(tmp_path / "out" / "images.parquet")
+    assert (row["url"], row["status"]) == ("z.png", "stored")
+    # Without the table that the command wrote, the folder is a data root with one finished stage.
+    (tmp_path / "out" / "images.parquet").unlink()
+    capsys.readouterr()
+    assert main(["why", str(row["image_id"])[:12], "--root", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "raw_crawl" in said
+    assert "z.png" in said
 
 
 def test_a_folder_is_crawled_into_shards(tmp_path: Path) -> None:

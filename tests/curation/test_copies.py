@@ -59,7 +59,7 @@ def test_tiny_pictures_are_not_enlarged_to_the_full_side(size: tuple[int, int], 
     assert square_side(*size, side) == used
 
 
-@pytest.mark.parametrize("kind", [k for k in planting.EDITS if k != "overlay"])
+@pytest.mark.parametrize("kind", [k for k in planting.EDITS if k not in ("overlay", "rotation")])
 def test_copies_align_and_other_pictures_do_not(kind: str) -> None:
     thumbnails = [Thumbnail(field(i, 48, 48)) for i in range(12)]
     for i, own in enumerate(thumbnails):
@@ -105,6 +105,23 @@ def test_planted_copies_repeat() -> None:
         assert np.array_equal(planting.plant(field(0), kind, 5), planting.plant(field(0), kind, 5))
     assert not np.array_equal(planting.plant(field(0), "crop", 5), planting.plant(field(0), "crop", 6))
     assert planting.plant(np.zeros((1, 1, 3), np.uint8), "crop", 0).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("kind", planting.EDITS)
+def test_stronger_edits_are_less_like_the_original(kind: str, embedder: CopyEmbedder) -> None:
+    originals = [field(i, 96, 96) for i in range(12)]
+    pool = embedder(originals)
+    alike = []
+    for strength in planting.STRENGTHS:
+        copies = embedder([planting.plant(x, kind, i, strength) for i, x in enumerate(originals)])
+        alike.append(float((copies * pool).sum(axis=1).mean()))
+    assert alike[0] > alike[1] > alike[2], alike
+
+
+def test_an_image_is_never_copied_twice_in_one_way() -> None:
+    pairs = [(planting.kind_of(i, 0), planting.kind_of(i, 1)) for i in range(72)]
+    assert all(a != b for a, b in pairs)
+    assert len(set(pairs)) == 72
 
 
 def test_a_rule_takes_sure_pairs_and_aligned_ones() -> None:

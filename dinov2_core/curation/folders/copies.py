@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinov2_core.curation import whitening
-from dinov2_core.curation.alignment import DETAIL, Thumbnail, correlation, detail
-from dinov2_core.curation.calibration import Line, Measured, proposed, score, sweep
+from dinov2_core.curation.alignment import DETAIL, correlation, detail
+from dinov2_core.curation.calibration import NEIGHBOURS, Line, Measured, proposed, score, sweep
 from dinov2_core.curation.components import connected_components
-from dinov2_core.curation.copy_rule import CopyRule, Fit, fit
+from dinov2_core.curation.copy_rule import DETAILS, CopyRule, Fit, fit
 from dinov2_core.curation.folders.description import Described, Model, plant
 from dinov2_core.curation.folders.job import Job
 from dinov2_core.curation.keep_rule import keep_order
@@ -23,8 +23,13 @@ from dinov2_core.curation.vectors import MappedRows, PickedRows, Rows
 from dinov2_core.progress import track
 
 PAPER, PAPER_BENCHMARK = 0.6, 0.45
-FLOOR = 0.45
-"""Pairs under it are not looked at when thresholds are fitted."""
+ALIGNED, COINCIDES = 0.25, 0.8
+"""Similarity from which fine detail is aligned, and the correlation from which it is the same. On photographs at 512
+pixels none of 1,535 unrelated pairs between 0.25 and 0.6 in similarity went over it; 12 went over 0.7."""
+FLOORS = (0.3, 0.35, 0.4, 0.45)
+"""Pairs under the floor are not looked at when thresholds are fitted: of these the lowest that leaves a planted copy at
+most ``LOOKED_AT`` unrelated images to align with."""
+LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -116,17 +121,16 @@ Pictures = np.ndarray | _Joined
 """uint8 [N, S, S], read one at a time."""
 
 
-def aligned(a: Pictures, b: Pictures, rows: np.ndarray, columns: np.ndarray, *, fine: bool = False) -> np.ndarray:
-    """Correlation of ``a[rows[i]]`` and ``b[columns[i]]``: float32 [P]."""
-    make = detail if fine else (lambda grey: Thumbnail(np.repeat(grey[:, :, None], 3, axis=2)))
+def aligned(a: Pictures, b: Pictures, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Correlation of the fine detail of ``a[rows[i]]`` and ``b[columns[i]]``: float32 [P]."""
     found = np.zeros(len(rows), np.float32)
     order = np.argsort(rows, kind="stable")
     last, one = -1, None
     for i in track(order.tolist(), "aligning pairs", len(order)):
         if rows[i] != last:
-            last, one = rows[i], make(a[rows[i]])
+            last, one = rows[i], detail(a[rows[i]])
         assert one is not None
-        found[i] = correlation(one, make(b[columns[i]]))
+        found[i] = correlation(one, detail(b[columns[i]]))
     return found
 
 
@@ -170,6 +174,12 @@ def components(described: Described, pairs: Pairs) -> tuple[np.ndarray, np.ndarr
     return labels.astype(np.int64), kept
 
 
+def _floor(copies: np.ndarray, matrix: Rows) -> float:
+    found = NeighbourSearch(matrix).above(copies, FLOORS[0], NEIGHBOURS).similarity
+    cheap = (floor for floor in FLOORS if (found > floor).sum() <= (1 + LOOKED_AT) * len(copies))
+    return next(cheap, FLOORS[-1])
+
+
 def calibrated(job: Job, described: Described, model: Model, search: Search, *, references: int = 0) -> Calibration:
     """Plant copies in the pool, score them and fit.
 
@@ -180,13 +190,15 @@ def calibrated(job: Job, described: Described, model: Model, search: Search, *, 
     origin, kinds, copies, greys = plant(job, described, model, chosen)
     transform = whitening.fit(described.matrix, centre=search.centre, whiten=search.whiten)
     both = _Joined(described.greys, greys)
+    matrix = transformed(described, search, described.matrix)[0]
+    floor = _floor(transform(copies), matrix)
     measured: Measured = score(
         transform(copies),
         origin,
-        transformed(described, search, described.matrix)[0],
+        matrix,
         lambda a, b: aligned(both, both, a, b),
-        floor=FLOOR,
-        verify=lambda a, b: aligned(both, both, a, b, fine=True) - DETAIL,
+        floor=floor,
+        verify=lambda a, b: aligned(both, both, a, b) - DETAIL,
     )
     # Each true pair stands beside this many others.
     unrelated = count / search.share if references else count / 2 / search.share
@@ -197,7 +209,8 @@ def calibrated(job: Job, described: Described, model: Model, search: Search, *, 
         compared=measured.compared,
         unrelated_per_copy=unrelated,
         precision=search.precision,
-        floor=FLOOR,
+        floor=floor,
+        alignments=DETAILS,
     )
     found = best.rule.accepts(measured.copies.similarity, measured.copies.alignment)
     by_kind = {str(k): round(float(found[kinds == k].mean()), 4) for k in np.unique(kinds)}

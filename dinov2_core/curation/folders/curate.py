@@ -5,6 +5,8 @@ The rules of drawing are in ``curation/retrieval``, ``curation/balanced`` and ``
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -18,6 +20,8 @@ from dinov2_core.curation.folders.embed import vectors_of
 from dinov2_core.curation.folders.job import Job
 from dinov2_core.curation.neighbours import NeighbourSearch
 from dinov2_core.curation.retrieval import MIN_HITS, PER_CLUSTER, SAMPLE_K, cluster_based, sample_based
+from dinov2_core.curation.scratch import MEMORY, Scratch
+from dinov2_core.curation.vectors import StoredRows
 from dinov2_core.errors import UserError
 
 Mode = Literal["sample", "cluster", "hierarchical", "mix"]
@@ -48,14 +52,16 @@ class Recipe:
     min_hits: int = MIN_HITS
     per_cluster: int = PER_CLUSTER
     seed: int = 0
+    memory: int = MEMORY
+    """Bytes for the embeddings of pool and seeds; beyond it they lie in temporary files."""
 
 
 @dataclass(frozen=True)
 class _Pool:
     paths: list[str]
-    matrix: np.ndarray
+    matrix: StoredRows
     seeds: list[str]
-    queries: np.ndarray
+    queries: StoredRows
 
 
 def curate(pool: str, seeds: str, out: str, weights: str, recipe: Recipe, *, workers: int = 0) -> dict[str, Any]:
@@ -63,35 +69,58 @@ def curate(pool: str, seeds: str, out: str, weights: str, recipe: Recipe, *, wor
     job = Job(out, "curate", workers)
     theirs, _, first = vectors_of(job, seeds, weights, "seeds")
     ours, _, second = vectors_of(job, pool, weights, "pool")
-    state = {"seeds": first, "pool": second, "recipe": asdict(recipe)}
+    settings = {name: value for name, value in asdict(recipe).items() if name != "memory"}
+    state = {"seeds": first, "pool": second, "recipe": settings}
     if (said := job.finished(state)) is not None:
         return said
-    held = _Pool(*_matrix(ours, pool), *_matrix(theirs, seeds))
-    target = recipe.target or len(held.paths)
-    if recipe.mode == "mix":
-        # Half by resemblance, the rest by even cover of the pool.
-        rows = _once(_sample(held, recipe))[: (target + 1) // 2]
-        rows = _once([*rows, *_hierarchical(held, recipe, target)])[:target]
-    else:
-        draw = {"sample": _sample, "cluster": _cluster}.get(recipe.mode)
-        drawn = draw(held, recipe) if draw else _hierarchical(held, recipe, recipe.target or len(held.paths) // 4)
-        rows = _once(drawn)[:target]
-    lines = []
-    for source in dict.fromkeys(str(row["source"]) for row in rows):
-        final = sum(row["source"] == source for row in rows)
-        lines.append(composition.Line("", "seeds", len(held.seeds), source, final, final))
-    table = composition.markdown(lines)
-    said = {"pool": len(held.paths), "seeds": len(held.seeds), "selected": len(rows), "table": table}
+    with Scratch(recipe.memory) as scratch:
+        held = _Pool(*_matrix(ours, pool, scratch), *_matrix(theirs, seeds, scratch))
+        drawn, rows = _drawn(held, recipe)
+    retrieved = Counter(str(row["source"]) for row in drawn)
+    final = Counter(str(row["source"]) for row in rows)
+    lines = [composition.Line("", "seeds", len(held.seeds), s, n, final[s]) for s, n in retrieved.items()]
+    collisions = len(drawn) - len({row["path"] for row in drawn})
+    table = f"{composition.markdown(lines)}\n\n{collisions:,} of {len(drawn):,} draws are of images drawn already."
+    said = {
+        "pool": len(held.paths),
+        "seeds": len(held.seeds),
+        "drawn": len(drawn),
+        "collisions": collisions,
+        "selected": len(rows),
+        "table": table,
+    }
     text = f"# Curated: {len(rows):,} of {len(held.paths):,} images\n\n{table}\n"
     results = {"selected.parquet": pa.Table.from_pylist(rows, schema=SELECTED)}
     return job.finish(state, results, {"curate.md": text.encode()}, said)
 
 
-def _matrix(rows: pa.Table, uri: str) -> tuple[list[str], np.ndarray]:
-    good = rows.filter(pa.compute.equal(rows["reason"], "")).sort_by("path")
+def _drawn(held: _Pool, recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every draw, and the draws that stay: an image once, ``target`` images at most."""
+    target = recipe.target or len(held.paths)
+    if recipe.mode == "mix":
+        # Half by resemblance, the rest by even cover of the pool.
+        alike, even = _sample(held, recipe), _hierarchical(held, recipe, target)
+        return [*alike, *even], _once([*_once(alike)[: (target + 1) // 2], *even])[:target]
+    draw = {"sample": _sample, "cluster": _cluster}.get(recipe.mode)
+    drawn = draw(held, recipe) if draw else _hierarchical(held, recipe, recipe.target or len(held.paths) // 4)
+    return drawn, _once(drawn)[:target]
+
+
+def _matrix(rows: pa.Table, uri: str, scratch: Scratch) -> tuple[list[str], StoredRows]:
+    """Paths and embeddings in order of the paths' hashes: clustering is fitted to the first rows, a random sample."""
+    good = rows.filter(pa.compute.equal(rows["reason"], ""))
     if not len(good):
         raise UserError("no image there decodes", where=uri, todo="see what `dinov2 screen` says of them")
-    return good["path"].to_pylist(), vectors.unit(vectors.stored(good).astype(np.float32))
+    paths = good["path"].to_pylist()
+    order = sorted(range(len(paths)), key=lambda i: hashlib.sha256(paths[i].encode()).digest())
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    held = scratch.empty((len(order), good.schema.field("embedding").type.list_size), np.float16)
+    at = 0
+    for batch in good.to_batches():
+        held[place[at : at + len(batch)]] = vectors.stored(batch)
+        at += len(batch)
+    return [paths[i] for i in order], StoredRows(held)
 
 
 def _sample(held: _Pool, recipe: Recipe) -> list[dict[str, Any]]:

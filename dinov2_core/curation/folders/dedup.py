@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dinov2_core.curation.copy_rule import CopyRule
 from dinov2_core.curation.folders import copies, pairs_page
-from dinov2_core.curation.folders.copies import PAPER, PAPER_BENCHMARK, Calibration, Pairs, Search
+from dinov2_core.curation.folders.copies import ALIGNED, COINCIDES, PAPER, PAPER_BENCHMARK, Calibration, Pairs, Search
 from dinov2_core.curation.folders.description import Described, Model, describe, paths_of
 from dinov2_core.curation.folders.job import Job, markdown
 from dinov2_core.curation.scratch import Scratch
@@ -201,8 +201,11 @@ def _calibration(measured: Calibration | None, search: Search, paper: float) -> 
     return text
 
 
-def rule_of(text: str, paper: float) -> CopyRule | None:
-    """The rule of ``--threshold``: a number between −1 and 1, ``auto`` (None, fitted to the pool), or the paper's."""
+def rule_of(text: str, paper: float, *, align: bool = False) -> CopyRule | None:
+    """The rule of ``--threshold``: a number between −1 and 1, ``auto`` (None, fitted to the pool), or the paper's.
+
+    ``align``: pairs that are less alike, but whose fine detail coincides, too.
+    """
     if text == "auto":
         return None
     try:
@@ -211,4 +214,4 @@ def rule_of(text: str, paper: float) -> CopyRule | None:
         value = 2.0
     if not -1 <= value <= 1:
         raise UserError(f"no threshold: '{text}'", where="--threshold", todo="give a number up to 1, or auto")
-    return CopyRule(value)
+    return CopyRule(value, min(value, ALIGNED), COINCIDES) if align else CopyRule(value)

@@ -73,7 +73,8 @@ class Job:
         for key, task in keyed.items():
             task["scratch"] = run.scratch(f"{key}-")
         count: Callable[[Summary], int] = lambda summary: int(summary["images"])  # noqa: E731
-        done = run.map(function, keyed, label=label, unit=count, total=total)
+        # Where nobody knows how many images there are, tasks are counted.
+        done = run.map(function, keyed, label=label, unit=count if total else None, total=total)
         return list(zip((task["scratch"] for task in keyed.values()), done, strict=True))
 
     def finish(
