@@ -5,10 +5,85 @@ The stage is ``dinov2_core/stages/evaluation_metrics.py``; here are its asset an
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
 from assets.factory import stage_asset
 from assets.gates import error, table_check
+from dinov2_core import manifest
+from dinov2_core.manifest import Manifest
 
-evaluation_metrics = stage_asset("evaluation_metrics")
+PROTOCOLS = (
+    "knn",
+    "knn-few-shot",
+    "linear",
+    "linear-grid",
+    "logistic",
+    "finetune",
+    "robustness",
+    "corruptions",
+    "fairness",
+)
+"""As the rows name them; one check each. Those that are not configured have no rows, which the check says."""
+
+
+def attach(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: Manifest) -> Mapping[str, Any]:
+    """The table of scores as an artifact of the training's run, once a version of the table."""
+    trained = manifest.read(lake.store(), "pretrained_checkpoint")
+    assert trained is not None, "the stage has read it"
+    client = tracking.client()
+    run = tracking.find_run(client, "pretrained_checkpoint", trained.fingerprint)
+    if run is None:
+        return {}
+    rows = lake.store().read_table(made.table("metrics")[0].path)
+    path = f"evaluation/{made.hash[:12]}.json"
+    # A table artifact is columns and rows, which MLflow shows; writing it anew is idempotent where log_table appends.
+    table = {"columns": rows.column_names, "data": [list(row.values()) for row in rows.to_pylist()]}
+    client.log_text(run.info.run_id, json.dumps(table), path)
+    shown = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
+    if {"path": path, "type": "table"} not in shown:
+        client.set_tag(run.info.run_id, "mlflow.loggedArtifacts", json.dumps([*shown, {"path": path, "type": "table"}]))
+    return {"table": path}
+
+
+evaluation_metrics = stage_asset("evaluation_metrics", after=attach)
+
+
+def protocol_check(protocol: str) -> dg.AssetChecksDefinition:
+    """The scores of one protocol lie in their intervals, and every model that was scored has one."""
+    name = protocol.replace("-", "_")
+
+    @dg.asset_check(asset="evaluation_metrics", name=f"{name}_scores", description=f"What {protocol} gave is whole.")
+    def body(lake: dg.ResourceParam[Any]) -> dg.AssetCheckResult:
+        made = manifest.read(lake.store(), "evaluation_metrics")
+        assert made is not None, "the check runs after its asset"
+        table = lake.store().read_table(made.table("metrics")[0].path).to_pylist()
+        return verdict(protocol, [row for row in table if row["protocol"] == protocol])
+
+    return body
+
+
+def verdict(protocol: str, rows: list[dict[str, Any]]) -> dg.AssetCheckResult:
+    """Whether the rows of one protocol are whole."""
+    if not rows:
+        return dg.AssetCheckResult(passed=True, description="not configured: no rows")
+    outside = [r for r in rows if not r["low"] <= r["value"] <= r["high"]]
+    scored = {(r["dataset"], r["metric"]): set[str]() for r in rows}
+    for row in rows:
+        scored[row["dataset"], row["metric"]].add(row["model"])
+    lacking = [key for key, models in scored.items() if "trained" not in models and key[1] != "difference"]
+    values = {f"{r['dataset']} {r['model']} {r['metric']}": float(r["value"]) for r in rows}
+    return dg.AssetCheckResult(
+        passed=not outside and not lacking,
+        description=f"{len(rows)} scores, {len(outside)} outside their interval, {len(lacking)} without the model",
+        metadata=values,
+    )
+
+
+protocol_checks = [protocol_check(protocol) for protocol in PROTOCOLS]
 
 metrics_check = table_check(
     "evaluation_metrics",

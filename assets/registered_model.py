@@ -4,6 +4,7 @@ The stage (``dinov2_core/stages/registered_model.py``) writes the model folder; 
 version is found again by the manifest's hash.
 """
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ def register(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: 
                 folder,
                 run_id,
                 made.hash,
-                {f"{m['dataset']}.{m['protocol']}.{m['model']}.{m['metric']}": m["value"] for m in metrics},
+                {metric_name(m): m["value"] for m in metrics},
                 {"dagster.run_id": context.run_id, "data": made.upstream["curated_lvd/all"]},
             )
     verdict = decide(metrics, _champion_metrics(tracking, client, version.version))
@@ -49,6 +50,11 @@ def register(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: 
         "champion": verdict.promote,
         "gate": verdict.reason,
     }
+
+
+def metric_name(row: Mapping[str, Any]) -> str:
+    """``dataset.protocol.model.metric``, of the characters that the tracker takes."""
+    return re.sub(r"[^\w\-./ ]", "_", f"{row['dataset']}.{row['protocol']}.{row['model']}.{row['metric']}")
 
 
 def _evaluation(store: Any) -> Manifest:

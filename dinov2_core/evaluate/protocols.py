@@ -16,6 +16,7 @@ PROTOCOLS: Mapping[str, str] = {
     "knn-few-shot": "knn_protocol:FEW_SHOT",
     "linear": "linear_protocol:LINEAR",
     "logistic": "logistic_protocol:LOGISTIC",
+    "finetune": "finetune_protocol:FINETUNE",
     "robustness": "robustness:ROBUSTNESS",
     "corruptions": "corruption_protocol:CORRUPTIONS",
     "revisited": "retrieval_protocol:REVISITED",

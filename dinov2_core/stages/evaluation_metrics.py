@@ -6,8 +6,11 @@ difference to a control the paired one. The protocols themselves are in ``evalua
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,15 @@ import torch
 
 from dinov2_core import tables
 from dinov2_core.errors import UserError
+from dinov2_core.evaluate import evaluation, protocols
 from dinov2_core.evaluate.bootstrap import Interval, mean_interval, paired_difference
+from dinov2_core.evaluate.cache import FeatureCache
+from dinov2_core.evaluate.datasets.labelled import LabelledSet, Picture, Split
 from dinov2_core.evaluate.features import extract, pixel_features
 from dinov2_core.evaluate.knn import knn_predict
 from dinov2_core.evaluate.linear import linear_probe
+from dinov2_core.evaluate.model import EvalModel
+from dinov2_core.evaluate.protocol import Context
 from dinov2_core.images.pool import load_pool
 from dinov2_core.progress import track
 from dinov2_core.stage import StageRun
@@ -31,7 +39,8 @@ TRAINED, DISTILLED, UNTRAINED, PIXELS = "trained", "distilled", "untrained", "pi
 class Params:
     """``k``, ``temperature``: of the k-NN vote (paper: 20, 0.07). ``train``, ``test``: the most images of each split.
 
-    A split that is larger is sampled by ``seed``.
+    A split that is larger is sampled by ``seed``. ``protocols``: more protocols of ``evaluate`` that take labelled
+    images, with their ``settings`` by name; each runs on every model. Rows of ``linear`` are named ``linear-grid``.
     """
 
     k: int = 20
@@ -41,11 +50,14 @@ class Params:
     linear_c: tuple[float, ...] = (0.001, 0.01, 0.1)
     bootstrap: int = 2000
     seed: int = 0
+    protocols: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def run(run: StageRun) -> dict[str, Any]:
     """Evaluate on every benchmark that has labelled ``train`` and ``test`` splits."""
     params: Params = run.params
+    check(params, run.where)
     labelled = run.read("benchmark_sets", "labelled").to_pylist()
     rows: list[dict[str, Any]] = []
     skipped = []
@@ -116,7 +128,62 @@ def _evaluate(
         right["knn"][model] = votes == labels["test"]
         probe = linear_probe(train.numpy(), labels["train"], test.numpy(), grid=params.linear_c, seed=params.seed)
         right["linear"][model] = probe.predictions == labels["test"]
-    return [row for protocol, scores in right.items() for row in _rows(params, dataset, protocol, scores)]
+    rows = [row for protocol, scores in right.items() for row in _rows(params, dataset, protocol, scores)]
+    if params.protocols:
+        one, two = (_decoded(split, images[split], labels[split]) for split in ("train", "test"))
+        data = LabelledSet(dataset, tuple(names), one, two)
+        with tempfile.TemporaryDirectory() as folder:
+            context = Context(FeatureCache(Path(folder)), seed=params.seed)
+            for title, backbone in backbones.items():
+                rows += _more(params, EvalModel.of(backbone, preprocessing, name=title), data, context)
+    return rows
+
+
+def check(params: Params, where: str) -> None:
+    """UserError where a protocol is unknown or takes no labelled images; ConfigError for settings of none."""
+    for name in params.protocols:
+        if protocols.get(name).needs != "labelled":
+            todo = f"one of {', '.join(p for p in protocols.PROTOCOLS if protocols.get(p).needs == 'labelled')}"
+            raise UserError(f"'{name}' needs {protocols.get(name).needs} data", where=where, todo=todo)
+    evaluation.check_settings(params.settings)
+
+
+@dataclass(frozen=True)
+class _Decoded(Picture):
+    """A picture that the pool has decoded already."""
+
+    image: np.ndarray | None = None
+
+    def pixels(self) -> np.ndarray:
+        assert self.image is not None, "made with its pixels"
+        return self.image
+
+    def state(self) -> str:
+        assert self.image is not None, "made with its pixels"
+        return hashlib.sha256(self.image.tobytes()).hexdigest()
+
+
+def _decoded(name: str, images: torch.Tensor, labels: np.ndarray) -> Split:
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return Split(name, tuple(_Decoded(f"{name} {i}", None, a) for i, a in enumerate(arrays)), labels)
+
+
+def _more(params: Params, model: EvalModel, data: LabelledSet, context: Context) -> list[dict[str, Any]]:
+    found = evaluation.evaluate(model, data, params.protocols, context, params.settings)
+    return [
+        {
+            "dataset": data.name,
+            "protocol": "linear-grid" if result.protocol == "linear" else result.protocol,
+            "model": model.name,
+            "metric": "accuracy" if s.name == data.metric else s.name,
+            "value": s.value,
+            "low": s.low,
+            "high": s.high,
+            "count": s.n,
+        }
+        for result in found.results
+        for s in result.scores
+    ]
 
 
 def _rows(params: Params, dataset: str, protocol: str, right: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -162,6 +162,20 @@ def test_metrics_stand_beside_their_controls(done: tuple[Store, dict[str, Manife
     assert value["knn", "trained - untrained"] == pytest.approx(difference)
 
 
+def test_more_protocols_run_on_every_model(done: tuple[Store, dict[str, Manifest]]) -> None:
+    store, _ = done
+    settings = {"knn": {"k": [3]}, "linear": {"steps": 5, "batch": 8}}
+    made = make(store, "evaluation_metrics", {**EVALUATION, "protocols": ["knn", "linear"], "settings": settings})
+    rows = table(store, made, "metrics")
+    few = {(r["model"], r["metric"]) for r in rows if r["protocol"] == "knn" and r["metric"].startswith("k=")}
+    assert few == {(m, "k=3 accuracy") for m in ("trained", "distilled", "untrained")}
+    grid = {r["metric"] for r in rows if r["protocol"] == "linear-grid"}
+    assert grid == {"accuracy", "paper's choice: accuracy"}
+    with pytest.raises(UserError, match="'depth' needs depth data"):
+        make(store, "evaluation_metrics", {**EVALUATION, "protocols": ["depth"]})
+    make(store, "evaluation_metrics", EVALUATION)
+
+
 def test_the_exported_folder_embeds_bytes_paths_and_arrays_alike(
     done: tuple[Store, dict[str, Manifest]], tmp_path: Path
 ) -> None:
