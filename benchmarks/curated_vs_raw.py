@@ -133,7 +133,7 @@ def mobilenet() -> Encoder:
 
     model = mobilenet_v2()
     model.load_state_dict(torch.load(parts.path("mobilenet"), weights_only=True))
-    net = model.features.eval()
+    net = model.features.eval().to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
     @torch.inference_mode()
@@ -141,7 +141,8 @@ def mobilenet() -> Encoder:
         made = []
         for block in planes(pixels).split(256):
             large = torch.nn.functional.interpolate(block / 255, size=ENLARGED, mode="bicubic", antialias=True)
-            made.append(net((large - mean) / std).mean(dim=(2, 3)))
+            seen = ((large - mean) / std).to(memory_format=torch.channels_last)
+            made.append(net(seen).mean(dim=(2, 3)))
         return vectors.unit(torch.cat(made).numpy())
 
     return encode
