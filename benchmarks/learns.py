@@ -70,7 +70,7 @@ def ours(recipe: Recipe, minutes: float, data: Cifar, device: str) -> dict[str, 
     def run(steps: int) -> tuple[Any, Recipe, float]:
         sized = override(recipe, {"steps": steps, "optim.warmup": min(recipe.optim.warmup, steps // 4)})
         started = clock()
-        trained = train(sized, PoolBatches(pool, sized), log_every=200, label="learning")
+        trained = train(sized, PoolBatches(pool, sized), log_every=200, label="learning", device=torch.device(device))
         return trained, sized, clock() - started
 
     run(5)
