@@ -12,6 +12,7 @@ import numpy as np
 
 from dinov2_core.curation.neighbours import NeighbourSearch
 from dinov2_core.curation.search_pairs import rank_in_groups
+from dinov2_core.curation.vectors import Rows
 
 SAMPLE_K = 4
 LARGE_SET = 1_000_000
@@ -42,7 +43,7 @@ class Draws:
         return len(self.pool) - len(np.unique(self.pool))
 
 
-def sample_based(queries: np.ndarray, search: NeighbourSearch, k: int = SAMPLE_K, *, floor: float = -np.inf) -> Draws:
+def sample_based(queries: Rows, search: NeighbourSearch, k: int = SAMPLE_K, *, floor: float = -np.inf) -> Draws:
     """The ``k`` nearest pool images of each query (float32 [Q, D]), as far as their cosine is over ``floor``."""
     found = search.above(queries, floor, k)
     rank = rank_in_groups(found.query)

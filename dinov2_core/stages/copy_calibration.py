@@ -2,11 +2,12 @@
 
 A sample of the pool is copied in known ways, the copies are embedded and searched in the pool like any image, and the
 rule is fitted to what was found. The fit itself is in ``curation/copy_rule``, the kinds of copies in
-``curation/planting``.
+``curation/planting``, the scoring that the commands share in ``curation/calibration``.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from dinov2_core.curation import blur, planting, vectors
+from dinov2_core.curation.alignment import DETAIL
+from dinov2_core.curation.calibration import score
 from dinov2_core.curation.copy_detection import CopyEmbedder
 from dinov2_core.curation.copy_rule import Scores
-from dinov2_core.curation.neighbours import NeighbourSearch, pair_similarity
 from dinov2_core.curation.vectors import Rows
 from dinov2_core.errors import UserError
 from dinov2_core.images.decode import Decoded, decode
@@ -26,10 +28,6 @@ from dinov2_core.stages.pair_alignment import align_pairs
 from dinov2_core.storage import Store
 
 _PER_TASK = 50
-NEIGHBOURS = 64
-"""Of each planted copy, as many as the edges of any image."""
-NATURAL = 0.75
-"""Originals this alike (SSCD's own threshold for 90 % precision) may be copies of each other: they teach nothing."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,17 @@ def measure(
     model, side = _embedder(run)
     chosen = np.sort(np.random.default_rng(0).permutation(len(ids))[:sample])
     origin, kinds, copies, places = _planted(run, chosen, [locations[ids[i]] for i in chosen], model, side)
-    own = pair_similarity(copies, matrix, np.arange(len(copies)), origin)
-    found = NeighbourSearch(matrix).above(copies, floor, NEIGHBOURS)
-    between = pair_similarity(matrix, matrix, origin[found.query], found.pool)
-    unrelated = (found.pool != origin[found.query]) & (between <= NATURAL)
-    query, pool = found.query[unrelated], found.pool[unrelated]
-    pairs = [(places[i], locations[ids[o]]) for i, o in enumerate(origin)]
-    pairs += [(places[q], locations[ids[p]]) for q, p in zip(query, pool, strict=True)]
-    alignment = align_pairs(run, pairs)
-    return Measured(
-        copies=Scores(own, alignment[: len(origin)]),
-        others=Scores(found.similarity[unrelated], alignment[len(origin) :]),
-        compared=len(copies) * (len(ids) - 1),
-        kinds=kinds,
-    )
+    calls = itertools.count()
+
+    def place(index: int) -> Mapping[str, Any]:
+        return locations[ids[index]] if index < len(ids) else places[index - len(ids)]
+
+    def align(a: np.ndarray, b: np.ndarray, *, fine: bool = False) -> np.ndarray:
+        pairs = [(place(i), place(j)) for i, j in zip(a.tolist(), b.tolist(), strict=True)]
+        return align_pairs(run, pairs, name=f"align-{next(calls)}", fine=fine)
+
+    found = score(copies, origin, matrix, align, floor=floor, verify=lambda a, b: align(a, b, fine=True) - DETAIL)
+    return Measured(found.copies, found.others, found.compared, kinds)
 
 
 def _embedder(run: StageRun) -> tuple[str, int]:

@@ -5,7 +5,7 @@ Finding them is in ``copies``, the page of pairs in ``pairs_page``.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def _leaks(
     if (said := job.finished(state)) is not None:
         return said
     measured = _measure(job, pool, model, search, references=len(benchmark.matrix))
-    rule = search.rule or (measured.fit.rule if measured else CopyRule(PAPER_BENCHMARK))
+    rule = search.rule or (_either(measured) if measured else CopyRule(PAPER_BENCHMARK))
     found = _across(pool, benchmark, search, rule)
     labels, _ = copies.components(pool, copies.copy_pairs(pool, search, CopyRule(max(PAPER, rule.similarity))))
     lost = np.isin(labels, labels[found.a])
@@ -104,6 +104,13 @@ def _leaks(
     page = pairs_page.render(rows, pool, benchmark)
     files = {"leaks.html": page.encode(), "leaks.md": f"# Leaks\n\n{said['table']}\n".encode()}
     return job.finish(state, results, files, said)
+
+
+def _either(measured: Calibration) -> CopyRule:
+    """What the fitted rule takes, and what is over the proposed threshold: a leak that stays costs more than an image
+    that goes, and pictures of one scene moments apart do not align as planted copies do."""
+    rule = measured.fit.rule
+    return replace(rule, similarity=min(rule.similarity, measured.proposed.threshold))
 
 
 def _settings(search: Search) -> dict[str, Any]:
