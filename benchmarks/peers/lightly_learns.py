@@ -82,7 +82,7 @@ def main() -> None:
             accelerator="cpu",
             overwrite=True,
         )
-        names, embeddings = torch.load(target)
+        embeddings, names = torch.load(target)
         order = np.argsort([Path(n).name for n in names])
         np.save(options.root / f"{name}.npy", embeddings.float().numpy()[order])
     result = {"minutes": seconds / 60, "images": steps * options.batch, "images_s": steps * options.batch / seconds}

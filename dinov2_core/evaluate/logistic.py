@@ -22,7 +22,7 @@ from dinov2_core.progress import track
 PAPER_C = tuple(float(c) for c in np.logspace(-6, 5, 45))
 """The 45 strengths of the public reference."""
 _WIDE, _TOP = 1024, 256
-"""Above this width only the first directions of the covariance are computed, which takes no cube of the width."""
+"""With more rows and columns than this only the first directions are computed, which takes no cube of either."""
 _COARSE = 1e-4
 """From this tolerance on the products are in float32, whose rounding lies far below it."""
 Floats = NDArray[np.float64]
@@ -70,7 +70,7 @@ def path(
         raise UserError(f"{len(features)} features and {len(labels)} labels", todo="one label an image")
     if not np.isfinite(features).all():
         raise UserError("features are not finite", todo="look at the weights and the images that gave them")
-    wide = features.shape[1] > _WIDE
+    wide = min(features.shape) > _WIDE
     dtype = torch.float32 if tol >= _COARSE else torch.float64
     problem = _Problem(
         features.astype(np.float32 if wide and tol >= _COARSE else np.float64),
@@ -106,11 +106,15 @@ class _Problem:
         centred = features - self.center
         self.dim, self.classes, self.count = features.shape[1], classes, len(features)
         self.rest = 0.0
-        if self.dim <= _WIDE:
-            values, vectors = np.linalg.eigh(centred.T @ centred)
+        if min(self.dim, self.count) <= _WIDE:
+            centred = centred.astype(np.float64)
+            # Fewer rows than columns: the same directions come from the products of rows.
+            few = self.count < self.dim
+            values, vectors = np.linalg.eigh(centred @ centred.T if few else centred.T @ centred)
             # Directions without variance get no weight under any penalty.
-            kept = values > max(values.max(), 1e-300) * 1e-14
-            self.curvature, self.basis = values[kept], vectors[:, kept]
+            kept = values > max(values.max(), 1e-300) * 1e-12
+            self.curvature, vectors = values[kept], vectors[:, kept]
+            self.basis = centred.T @ vectors / np.sqrt(self.curvature) if few else vectors
             x = centred @ self.basis
             self.dim = x.shape[1]
             self.top: Floats | None = None
