@@ -6,7 +6,7 @@ Fitting thresholds to the result is in ``copy_rule``.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -118,10 +118,14 @@ EDITS: Mapping[str, Edit] = {
 """Kinds of copies that a web crawl brings."""
 
 
-def kind_of(image: int, turn: int) -> str:
+ALIGNABLE = tuple(kind for kind in EDITS if kind != "rotation")
+"""Kinds that ``alignment.correlation`` sees through: a rule fitted to others as well would give way for nothing."""
+
+
+def kind_of(image: int, turn: int, kinds: Sequence[str] = tuple(EDITS)) -> str:
     """A kind for the copy number ``turn`` (0 or 1) of an image: every pair of kinds in turn, never one kind twice."""
-    count = len(EDITS)
-    return list(EDITS)[(image + turn * (1 + image // count % (count - 1))) % count]
+    count = len(kinds)
+    return kinds[(image + turn * (1 + image // count % (count - 1))) % count]
 
 
 def plant(pixels: np.ndarray, kind: str, seed: int, strength: Strength = "mild") -> np.ndarray:
