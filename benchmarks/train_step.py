@@ -28,16 +28,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from benchmarks.techniques import ROWS, prepare, unfused
 from dinov2_core.model import attention_backends
-from dinov2_core.model.attention import describe, use_attention
-from dinov2_core.model.block import Block
+from dinov2_core.model.attention import describe
 from dinov2_core.model.heads import HeadConfig
-from dinov2_core.model.packed import Layout
-from dinov2_core.model.stochastic_depth import Kept
-from dinov2_core.model.vision_transformer import Features, UsedFeatures, VisionTransformer, VitConfig
-from dinov2_core.train import param_groups
+from dinov2_core.model.vision_transformer import VitConfig
+from dinov2_core.train import flops, param_groups
 from dinov2_core.train.host_memory import keep_freed_memory
 from dinov2_core.train.objective import Batch, Objective
 from dinov2_core.train.recipe import CropConfig, LossConfig, Recipe
@@ -49,18 +46,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "base": {"dim": 768, "depth": 12, "heads": 12},
     "large": {"dim": 1024, "depth": 24, "heads": 16},
 }
-ROWS = {
-    "ibot": "iBOT-style",
-    "packing": "+ packing",
-    "attention": "+ fused attention",
-    "depth": "+ efficient stochastic depth",
-    "used": "+ last block for what is used",
-    "memory": "+ freed memory kept (CPU)",
-    "compile": "+ compiled blocks",
-    "checkpoint": "+ activations computed again",
-}
-PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-"""Dense 16-bit FLOP/s by the makers' data sheets; other devices are measured by one large product."""
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -90,115 +75,13 @@ def batch_of(recipe: Recipe, device: torch.device) -> Batch:
     return Batch(large.to(device), small.to(device), masks.to(device), torch.arange(b))
 
 
-def unfused(qkv: Tensor, layout: Layout) -> Tensor:
-    """Attention by two products and a softmax a group, with the matrix of weights in memory."""
-    outputs = []
-    for part, (b, n) in zip(qkv.split(layout.sizes), layout.groups, strict=True):
-        q, k, v = part.view(b, n, 3, *qkv.shape[2:]).permute(2, 0, 3, 1, 4).unbind(0)
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1).to(v.dtype)
-        outputs.append((weights @ v).transpose(1, 2).reshape(b * n, -1))
-    return torch.cat(outputs)
-
-
-def run_apart(backbone: VisionTransformer) -> None:
-    """Give ``backbone`` one forward pass a crop size, with the draws of stochastic depth of a packed pass's kind."""
-    packed = backbone.forward_list
-
-    def forward_list(crops: list[Tensor], masks: list[Tensor | None] | None = None) -> list[Features]:
-        return [packed([x], [m])[0] for x, m in zip(crops, masks or [None] * len(crops), strict=True)]
-
-    backbone.forward_list = forward_list  # type: ignore[method-assign, assignment]
-
-
-def compute_whole_features(backbone: VisionTransformer) -> None:
-    """Let ``backbone`` compute the last block for all tokens and then pick the used ones."""
-
-    def forward_used(
-        crops: list[Tensor], masks: list[Tensor | None] | None = None, patches: list[Tensor | None] | None = None
-    ) -> list[UsedFeatures]:
-        found = zip(backbone.forward_list(crops, masks), patches or [None] * len(crops), strict=True)
-        return [UsedFeatures(f.cls, f.patches[:0].flatten(0, 1) if p is None else f.patches[p]) for f, p in found]
-
-    backbone.forward_used = forward_used  # type: ignore[method-assign, assignment]
-
-
-def compute_all(block: Block) -> None:
-    """Let ``block`` compute both branches on every sequence and multiply what is dropped by 0."""
-
-    def forward(x: Tensor, layout: Layout, kept: tuple[Kept, Kept] | None = None) -> Tensor:
-        factors = [torch.ones(1, 1, device=x.device)] * 2
-        if kept is not None:
-            factors = [x.new_zeros(len(x), 1).index_copy(0, one.rows, one.scales.to(x.dtype)) for one in kept]
-        x = x + (block.attend(x, layout) * factors[0]).to(x.dtype)
-        return x + (block.feed(x) * factors[1]).to(x.dtype)
-
-    block.forward = forward  # type: ignore[method-assign, assignment]
-
-
-def prepare(row: str, objective: Objective, *, compiles: bool = False) -> None:
-    """Take from ``objective`` every technique that comes after ``row``.
-
-    ``compiles``: whether blocks are compiled in the rows after that of compiling too.
-    """
-    have = list(ROWS)[: list(ROWS).index(row) + 1]
-    for network in (objective.student, objective.average):
-        backbone = network["backbone"]
-        assert isinstance(backbone, VisionTransformer)
-        if "used" not in have:
-            compute_whole_features(backbone)
-        if "packing" not in have:
-            run_apart(backbone)
-        if "attention" not in have:
-            use_attention(backbone, "unfused")
-        for block in backbone.blocks:
-            assert isinstance(block, Block)
-            if "depth" not in have:
-                compute_all(block)
-            if row == "checkpoint" and network is objective.student:
-                block.forward = functools.partial(  # type: ignore[method-assign]
-                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-                )
-            if row == "compile" or (compiles and "compile" in have):
-                block.compile(dynamic=False)
-
-
-def step_flops(recipe: Recipe) -> tuple[float, float]:
-    """FLOPs of one image: ``(the student's backbone, the teacher's and all heads)``; backward is twice forward.
-
-    Products only, two FLOPs a multiply-add: 12 D² weights a token and block, attention 4 D N² a sequence and block.
-    """
-    model, crops = recipe.model, recipe.crops
-    large = (crops.global_size // model.patch) ** 2 + 1 + model.registers
-    small = (crops.local_size // model.patch) ** 2 + 1 + model.registers
-
-    def backbone(tokens: int) -> float:
-        return model.depth * (24 * model.dim**2 * tokens + 4 * model.dim * tokens**2)
-
-    head = recipe.dino_head
-    row = 2 * (model.dim * head.hidden + head.hidden**2 + head.hidden * head.bottleneck)
-    row += 2 * head.bottleneck * head.prototypes
-    masked = 0.3 * (large - 1)
-    student, teacher = 2 * backbone(large) + crops.locals * backbone(small), 2 * backbone(large)
-    return 3 * student, teacher + row * (3 * (2 + crops.locals + masked) + 2 + masked)
-
-
-def flops(recipe: Recipe, *, skips: bool = True) -> dict[str, float]:
-    """FLOPs an image, by two conventions: ``executed`` counts of the student's blocks what stochastic depth leaves.
-
-    ``skips`` False is a row that computes what it drops.
-    """
-    student, rest = step_flops(recipe)
-    return {"executed": student * (1 - recipe.drop_path * skips) + rest, "nominal": student + rest}
-
-
 @functools.cache
 def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s that the device can reach: by its data sheet, or measured."""
     if device.type == "cuda" and dtype != torch.float32:
-        name = torch.cuda.get_device_name(device)
-        for known, rate in PEAK.items():
-            if known in name:
-                return rate
+        known = flops.peak(torch.cuda.get_device_name(device))
+        if known is not None:
+            return known
     n = 2048
     one = torch.randn(n, n, device=device).to(dtype)
     return 2 * n**3 / min(timed(lambda: one @ one, device) for _ in range(6))
@@ -243,7 +126,9 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     seconds = statistics.median(timed(step, device) for _ in range(options.steps))
     dtype = torch.bfloat16 if objective.precision == torch.bfloat16 else torch.float32
     peak = peak_rate(device, dtype)
-    counts = flops(recipe, skips=list(ROWS).index(row) >= list(ROWS).index("depth"))
+    cost = flops.of(recipe)
+    skips = list(ROWS).index(row) >= list(ROWS).index("depth")
+    counts = {"executed": cost.executed if skips else cost.nominal, "nominal": cost.nominal}
     rates = {name: count * options.batch / seconds / peak for name, count in counts.items()}
     return {
         "row": ROWS[row],
@@ -337,18 +222,16 @@ def table(found: list[dict[str, Any]]) -> str:
 def heading(options: argparse.Namespace, found: list[dict[str, Any]]) -> str:
     recipe = recipe_of(options)
     crops, device = recipe.crops, torch.device(options.device)
-    tokens = 2 * ((crops.global_size // options.patch) ** 2 + 1)
-    local = crops.locals * ((crops.local_size // options.patch) ** 2 + 1)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{options.threads} threads of a CPU"
-    rates = flops(recipe)
+    cost = flops.of(recipe)
     sizes = f"2 × {crops.global_size} + {crops.locals} × {crops.local_size}"
     kernels = [one["attention"] for one in found if "attention" in one]
     lines = [
         f"ViT-{options.model}/{options.patch}, {sizes}, batch {options.batch}, drop path {options.drop}",
         f"{options.precision}, {options.prototypes} prototypes; median of {options.steps} steps on {where}",
         f"Python {platform.python_version()}, torch {torch.__version__}; {', then '.join(dict.fromkeys(kernels))}",
-        f"tokens an image: {tokens} + {local} in the student, {tokens} in the teacher",
-        f"TFLOP an image: {rates['executed'] / 1e12:.3g} executed, {rates['nominal'] / 1e12:.3g} nominal",
+        f"tokens an image: {cost.student_tokens} in the student, {cost.teacher_tokens} in the teacher",
+        f"TFLOP an image: {cost.executed / 1e12:.3g} executed, {cost.nominal / 1e12:.3g} nominal",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import train_step
+from benchmarks import techniques, train_step
 from dinov2_core.model import attention_backends as backends
+from dinov2_core.train import flops
 from dinov2_core.train.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,23 +31,23 @@ TINY = f"{SIZES} --device cpu --precision float32 --threads 1"
 )
 def test_flops_are_those_of_the_published_recipes(arguments: str, executed: float, nominal: float) -> None:
     recipe = train_step.recipe_of(train_step.parser().parse_args(arguments.split()))
-    rates = train_step.flops(recipe)
-    assert rates["executed"] / 1e12 == pytest.approx(executed, rel=0.03)
-    assert rates["nominal"] / 1e12 == pytest.approx(nominal, rel=0.03)
+    cost = flops.of(recipe)
+    assert cost.executed / 1e12 == pytest.approx(executed, rel=0.03)
+    assert cost.nominal / 1e12 == pytest.approx(nominal, rel=0.03)
 
 
 def test_every_row_computes_the_same_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without stochastic depth the rows are one function; with it they differ by their draws alone."""
     monkeypatch.setitem(
-        backends.BACKENDS, "unfused", backends.Backend(train_step.unfused, lambda device, dtype, dim: "")
+        backends.BACKENDS, "unfused", backends.Backend(techniques.unfused, lambda device, dtype, dim: "")
     )
     recipe = train_step.recipe_of(train_step.parser().parse_args([*TINY.split(), "--drop", "0"]))
     batch = train_step.batch_of(recipe, torch.device("cpu"))
     results = []
-    for row in [r for r in train_step.ROWS if r != "compile"]:
+    for row in [r for r in techniques.ROWS if r != "compile"]:
         torch.manual_seed(0)
         objective = Objective.of(recipe).train()
-        train_step.prepare(row, objective)
+        techniques.prepare(row, objective)
         total = objective(batch, 0.04)["total"]
         total.backward()
         gradients = [p.grad.flatten() for p in objective.student.parameters() if p.grad is not None]
@@ -63,7 +64,7 @@ def test_what_is_computed_and_dropped_equals_what_is_not_computed() -> None:
     for row in ("attention", "depth"):
         torch.manual_seed(0)
         objective = Objective.of(recipe).train()
-        train_step.prepare(row, objective)
+        techniques.prepare(row, objective)
         torch.manual_seed(1)
         totals.append(float(objective(batch, 0.04)["total"].detach()))
     assert totals[0] == pytest.approx(totals[1], rel=1e-5)
@@ -78,5 +79,5 @@ def test_the_gpu_script_runs_whole_at_small_size(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "FAILED" not in ended.stdout
     rows = json.loads((tmp_path / "techniques.json").read_text())["rows"]
-    assert [r["row"] for r in rows] == [v for k, v in train_step.ROWS.items() if k != "compile"]
+    assert [r["row"] for r in rows] == [v for k, v in techniques.ROWS.items() if k != "compile"]
     assert all(r["images_s"] > 0 and r["memory"] > 0 for r in rows)
