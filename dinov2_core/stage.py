@@ -14,7 +14,8 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,17 @@ Scope = Literal["same", "earlier", "all"]
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 """Takes (step, metrics). Must not raise: tracking that is down never stops a run."""
+
+
+@runtime_checkable
+class TellsTrainingsApart(Protocol):
+    """A :data:`Tracker` that can be told what is trained, for stages that train more than once."""
+
+    def begin(self, name: str, recipe: Mapping[str, Any], checkpoints: Path) -> Tracker:
+        """The tracker of one training: the stage's own where ``name`` is empty, else of one below it, by that name.
+
+        ``recipe`` is the whole recipe as plain values; ``checkpoints`` the folder where they will appear.
+        """
 
 
 def efficiency(default: Any) -> Any:

@@ -81,6 +81,7 @@ def _distil(run: StageRun, taught: Recipe, recipe: Recipe, name: str, position: 
         efficiency=params.efficiency,
         teacher=training.read_teacher(run, "pretrained_checkpoint", taught),
         part=f"checkpoints{suffix}",
+        tracked_as=name,
     )
     backbone = trained.objective.average["backbone"]
     training.write_backbone(run, f"student{suffix}", backbone, recipe)

@@ -57,7 +57,8 @@ def run(run: StageRun) -> dict[str, Any]:
             dict(trained.objective.average.state_dict()), recipe.model, recipe.dino_head, recipe.ibot_head, run.where
         )
         recipe = recipes.high_resolution(recipe, large.size, large.steps, large.base_lr or None)
-        trained, counts = _train(run, recipe, initial=fitted(before, recipe), part="high_resolution")
+        names = {"part": "high_resolution", "tracked_as": "high_resolution"}
+        trained, counts = _train(run, recipe, initial=fitted(before, recipe), **names)
     backbone = trained.objective.average["backbone"]
     training.write_backbone(run, "teacher", backbone, recipe)
     training.write_state(run, trained, recipe)

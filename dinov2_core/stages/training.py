@@ -22,7 +22,7 @@ from dinov2_core.images.index import index_table
 from dinov2_core.model import weights
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
-from dinov2_core.stage import StageRun
+from dinov2_core.stage import StageRun, TellsTrainingsApart
 from dinov2_core.storage import Store
 from dinov2_core.train import checkpoint
 from dinov2_core.train.loader import LoaderConfig
@@ -50,6 +50,7 @@ def train_on(
     teacher: nn.ModuleDict | None = None,
     initial: Mapping[str, torch.Tensor] | None = None,
     part: str = "checkpoints",
+    tracked_as: str = "",
 ) -> tuple[Trained, dict[str, int]]:
     """Train on the images at ``rows``, resuming from the run's scratch folder: ``(result, counts)``.
 
@@ -58,11 +59,16 @@ def train_on(
     Args:
         rows: a table with ``image_id``, ``shard``, ``offset``, ``length``.
         prepared_size: hold all images in memory as squares of this side; 0 lets their number and size decide.
-        part: the name of this training, where a stage has several.
+        part: the folder of this training's checkpoints, where a stage has several trainings.
+        tracked_as: the name under which this training is tracked below the stage's; empty where it is the stage's own.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    folder = _checkpoint_folder(run, part)
+    tracker = run.tracker
+    if isinstance(tracker, TellsTrainingsApart):
+        tracker = tracker.begin(tracked_as, config.to_plain(recipe), folder)
+    with tempfile.TemporaryDirectory() as index:
         data = open_data(
-            index_table(Path(folder), run.store, _each_once(rows)),
+            index_table(Path(index), run.store, _each_once(rows)),
             recipe,
             prepared_size=prepared_size,
             loader=LoaderConfig(workers=workers),
@@ -76,8 +82,8 @@ def train_on(
                 initial=initial,
                 efficiency=efficiency,
                 device="cuda" if torch.cuda.is_available() else "cpu",
-                tracker=run.tracker,
-                folder=_checkpoint_folder(run, part),
+                tracker=tracker,
+                folder=folder,
                 checkpoint_every=checkpoint_every,
                 log_every=log_every,
                 label=run.where,
