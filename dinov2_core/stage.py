@@ -13,6 +13,7 @@ import importlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -38,7 +39,7 @@ Tracker = Callable[[int, Mapping[str, float]], None]
 class TellsTrainingsApart(Protocol):
     """A :data:`Tracker` that can be told what is trained, for stages that train more than once."""
 
-    def begin(self, name: str, recipe: Mapping[str, Any], checkpoints: Path) -> Tracker:
+    def begin(self, name: str, recipe: Mapping[str, Any], checkpoints: Path) -> AbstractContextManager[Tracker]:
         """The tracker of one training: the stage's own where ``name`` is empty, else of one below it, by that name.
 
         ``recipe`` is the whole recipe as plain values; ``checkpoints`` the folder where they will appear.

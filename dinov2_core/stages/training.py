@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from dinov2_core.images.index import index_table
 from dinov2_core.model import weights
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
-from dinov2_core.stage import StageRun, TellsTrainingsApart
+from dinov2_core.stage import StageRun, TellsTrainingsApart, Tracker
 from dinov2_core.storage import Store
 from dinov2_core.train import checkpoint
 from dinov2_core.train.loader import LoaderConfig
@@ -63,10 +64,10 @@ def train_on(
         tracked_as: the name under which this training is tracked below the stage's; empty where it is the stage's own.
     """
     folder = _checkpoint_folder(run, part)
-    tracker = run.tracker
-    if isinstance(tracker, TellsTrainingsApart):
-        tracker = tracker.begin(tracked_as, config.to_plain(recipe), folder)
-    with tempfile.TemporaryDirectory() as index:
+    tracking: AbstractContextManager[Tracker] = nullcontext(run.tracker)
+    if isinstance(run.tracker, TellsTrainingsApart):
+        tracking = run.tracker.begin(tracked_as, config.to_plain(recipe), folder)
+    with tempfile.TemporaryDirectory() as index, tracking as tracker:
         data = open_data(
             index_table(Path(index), run.store, _each_once(rows)),
             recipe,
