@@ -1,9 +1,9 @@
 """Write-once files below one root, on any fsspec file system (a local folder by default, ``s3://…``).
 
-Every write goes to a temporary name in the same place, is hashed on its way, and appears under its final name
-in one atomic step; a killed writer leaves at most a ``.tmp-`` file, which no reader looks at and the next
-writer removes. Paths given to a :class:`Store` are relative to its root, with forward slashes. What the files
-mean (tables, shards, manifests) does not belong here.
+Every write goes to a temporary name in the same place (on an object store: to an upload that does not show), is hashed
+on its way, and appears under its final name in one atomic step; what a killed writer leaves no reader looks at, and
+``gc.py`` removes it. Paths given to a :class:`Store` are relative to its root, with forward slashes. What the files
+mean (tables, shards, manifests) does not belong here; how to talk to an object store is in ``object_store.py``.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from dinov2_core.errors import DamagedDataError, UserError
+from dinov2_core import object_store
+from dinov2_core.errors import DamagedDataError
+from dinov2_core.object_store import ReadingFile, Upload, reaching
 
 TEMPORARY = ".tmp-"
-_CHECK = "check DATA_ROOT, the bucket's name and its credentials"
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,28 @@ class FileRecord:
     rows: int | None = None
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One file as a listing shows it: size in bytes, and when it was written (seconds since the epoch)."""
+
+    path: str
+    bytes: int
+    modified: float
+
+
 class HashingFile(io.RawIOBase):
     """A binary file for writing that counts and hashes what passes through it."""
 
-    def __init__(self, inner: IO[bytes]) -> None:
-        self.inner, self.count, self.hash = inner, 0, hashlib.sha256()
+    def __init__(self, inner: IO[bytes] | Upload, where: str = "") -> None:
+        self.inner, self.where, self.count, self.hash = inner, where, 0, hashlib.sha256()
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self.inner.write(view)
+        with reaching(self.where, "cannot be written"):
+            self.inner.write(view)
         self.hash.update(view)
         self.count += len(view)
         return len(view)
@@ -63,8 +74,7 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = str(root).rstrip("/")
-        # Other processes write here too: a remembered listing would hide what they wrote.
-        self.fs, self.base = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
+        self.fs, self.base = object_store.filesystem(self.root)
         self.local = isinstance(self.fs, LocalFileSystem)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -79,21 +89,19 @@ class Store:
             raise ValueError(f"path outside the store: {path!r}")
         return f"{self.base}/{path}" if path else self.base
 
-    @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Says in one line that the storage refused; only calls of the file system belong in the block."""
-        try:
-            yield
-        except PermissionError as error:
-            raise UserError(f"access was refused ({error})", where=self.root, todo=_CHECK) from error
+    def _reaching(self, doing: str = "cannot be read") -> AbstractContextManager[None]:
+        return reaching(self.root, doing)
 
     def exists(self, path: str) -> bool:
         with self._reaching():
             return bool(self.fs.exists(self.full(path)))
 
     def read_bytes(self, path: str) -> bytes:
-        with self.open(path) as f:
-            return f.read()
+        try:
+            with self._reaching():
+                return bytes(self.fs.cat_file(self.full(path)))
+        except FileNotFoundError:
+            raise self._missing(path) from None
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``: one ranged request on an object store."""
@@ -113,9 +121,12 @@ class Store:
     def open(self, path: str) -> IO[bytes]:
         try:
             with self._reaching():
-                return self.fs.open(self.full(path), "rb")
+                if self.local:
+                    return self.fs.open(self.full(path), "rb")
+                inner = self.fs.open(self.full(path), "rb", block_size=object_store.WHOLE_BYTES)
         except FileNotFoundError:
             raise self._missing(path) from None
+        return cast("IO[bytes]", ReadingFile(inner, f"{self.root}/{path}"))
 
     def _missing(self, path: str) -> DamagedDataError:
         return DamagedDataError(
@@ -124,14 +135,21 @@ class Store:
 
     def find(self, prefix: str) -> list[str]:
         """All files below ``prefix``, relative to the root, sorted, without temporary ones."""
+        return [entry.path for entry in self.listing(prefix) if TEMPORARY not in entry.path]
+
+    def listing(self, prefix: str) -> list[Entry]:
+        """All files below ``prefix``, temporary ones too, in order of path."""
         try:
             with self._reaching():
                 found = self.fs.find(self.full(prefix), detail=True)
         except FileNotFoundError:
             return []
         # Some object stores keep an emptied folder's marker.
-        paths = [str(p)[len(self.base) + 1 :] for p, about in found.items() if about["type"] != "directory"]
-        return sorted(p for p in paths if TEMPORARY not in p)
+        return [
+            Entry(str(path)[len(self.base) + 1 :], int(about["size"] or 0), _modified(about))
+            for path, about in sorted(found.items())
+            if about["type"] != "directory"
+        ]
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below ``prefix``, sorted."""
@@ -148,62 +166,52 @@ class Store:
             return int(self.fs.size(self.full(path)) or 0)
 
     def delete(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._reaching():
+        with contextlib.suppress(FileNotFoundError), self._reaching("cannot be deleted"):
             self.fs.rm(self.full(path), recursive=True)
 
-    def sweep(self, prefix: str) -> int:
-        """Remove what killed writers left below ``prefix``. Call it only as the prefix's one writer."""
-        try:
-            found = [p for p in self.fs.find(self.full(prefix)) if TEMPORARY in p]
-        except FileNotFoundError:
-            return 0
-        for path in found:
-            self.fs.rm_file(path)
-        return len(found)
-
     @contextlib.contextmanager
-    def create(self, path: str) -> Iterator[HashingFile]:
-        """Write ``path`` atomically. Nothing appears under that name if the block raises or is killed."""
+    def create(self, path: str, *, exclusive: bool = False) -> Iterator[HashingFile]:
+        """Write ``path`` atomically. Nothing appears under that name if the block raises or is killed.
+
+        Args:
+            exclusive: raise FileExistsError, and write nothing, where the file exists; of several writers at once one
+                wins. Object stores without conditional writes overwrite.
+        """
         full = self.full(path)
-        parent, name = full.rsplit("/", 1)
-        if self.local:
-            with self._writing():
-                self.fs.makedirs(parent, exist_ok=True)
-            temporary = f"{parent}/{TEMPORARY}{secrets.token_hex(6)}-{name}"
+        if not self.local:
+            # Object stores show an object only when its upload completes: that is the rename. No folder is made first:
+            # for a mistyped bucket that would make the bucket.
+            upload = Upload(self.fs, full, self.root, exclusive)
             try:
-                with open(temporary, "wb") as inner:
-                    yield HashingFile(inner)
-                    inner.flush()
-                    os.fsync(inner.fileno())
-                os.replace(temporary, full)
+                yield HashingFile(upload, self.root)
+                upload.finish()
             except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
+                upload.discard()
                 raise
             return
-        # Object stores show an object only when its upload completes: that is the rename. No folder is made first: for
-        # a mistyped bucket that would make the bucket.
-        with self._writing():
-            inner = self.fs.open(full, "wb", autocommit=False)
+        parent, name = full.rsplit("/", 1)
+        temporary = f"{parent}/{TEMPORARY}{secrets.token_hex(6)}-{name}"
+        with self._reaching("cannot be written"):
+            self.fs.makedirs(parent, exist_ok=True)
+            inner = open(temporary, "wb")  # noqa: SIM115 - closed below, apart from where it may fail
         try:
-            yield HashingFile(inner)
-            with self._writing():
-                inner.close()
-                inner.commit()
+            with inner:
+                yield HashingFile(inner, self.root)
+                with self._reaching("cannot be written"):
+                    inner.flush()
+                    os.fsync(inner.fileno())
+            if exclusive:
+                os.link(temporary, full)
+                os.unlink(temporary)
+            else:
+                os.replace(temporary, full)
         except BaseException:
-            with contextlib.suppress(Exception):
-                inner.discard()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"cannot write: {error}", where=self.root, todo=_CHECK) from error
-
-    def write_bytes(self, path: str, data: bytes) -> FileRecord:
-        with self.create(path) as f:
+    def write_bytes(self, path: str, data: bytes, *, exclusive: bool = False) -> FileRecord:
+        with self.create(path, exclusive=exclusive) as f:
             f.write(data)
         return FileRecord(path, f.count, f.hash.hexdigest())
 
@@ -238,3 +246,9 @@ class Store:
                 where=f"{self.root}/{record.path}",
                 todo="materialise the asset that wrote it again",
             )
+
+
+def _modified(about: Mapping[str, Any]) -> float:
+    """When a file was written, from what its file system says of it."""
+    when = about.get("mtime") or about.get("LastModified") or about.get("created") or 0.0
+    return float(when.timestamp() if hasattr(when, "timestamp") else when)

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from dinov2_core.errors import DamagedDataError
-from dinov2_core.storage import FileRecord, Store
+from dinov2_core.errors import DamagedDataError, UserError
+from dinov2_core.storage import FileRecord, HashingFile, Store
 
 
 def test_a_written_file_is_read_back_with_its_checksum(store: Store) -> None:
@@ -47,8 +48,7 @@ def test_a_killed_writer_leaves_nothing_that_a_reader_sees(store: Store) -> None
     assert len(os.listdir(Path(store.base) / "folder")) == 1, "the temporary file is still there"
     assert store.find("") == []
     assert not store.exists("folder/table.parquet")
-    assert store.sweep("folder") == 1
-    assert os.listdir(Path(store.base) / "folder") == []
+    assert [entry.bytes for entry in store.listing("folder")] == [len(b"half a file")], "as `dinov2 gc` sees it"
 
 
 def test_equal_tables_give_equal_bytes(store: Store) -> None:
@@ -83,3 +83,26 @@ def test_the_same_code_runs_on_another_file_system() -> None:
     assert store.read_table("t/a.parquet")["x"].to_pylist() == [1, 2]
     store.verify(record)
     assert store.folders("") == ["t"]
+
+
+def test_a_file_that_exists_is_not_written_where_the_writer_wants_to_be_the_first(store: Store) -> None:
+    store.write_bytes("lock", b"one", exclusive=True)
+    with pytest.raises(FileExistsError):
+        store.write_bytes("lock", b"two", exclusive=True)
+    assert store.read_bytes("lock") == b"one"
+    assert os.listdir(store.base) == ["lock"], "the loser leaves nothing"
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(UserError, match=r"cannot be written.*space"):
+        HashingFile(full, "where").write(b"x")
+
+
+def test_a_listing_tells_size_and_time(store: Store) -> None:
+    store.write_bytes("a/b", b"123")
+    (entry,) = store.listing("")
+    assert (entry.path, entry.bytes) == ("a/b", 3)
+    assert abs(entry.modified - time.time()) < 60
+    assert store.listing("none") == []
