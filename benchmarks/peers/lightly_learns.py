@@ -82,9 +82,9 @@ def main() -> None:
             accelerator="cpu",
             overwrite=True,
         )
-        embeddings, names = torch.load(target)
-        order = np.argsort([Path(n).name for n in names])
-        np.save(options.root / f"{name}.npy", embeddings.float().numpy()[order])
+        saved = torch.load(target)
+        order = np.argsort([Path(n).name for n in saved["filenames"]])
+        np.save(options.root / f"{name}.npy", saved["embeddings"].float().numpy()[order])
     result = {"minutes": seconds / 60, "images": steps * options.batch, "images_s": steps * options.batch / seconds}
     (options.root / "result.json").write_text(json.dumps(result))
 
