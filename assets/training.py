@@ -15,6 +15,8 @@ from dinov2_core import config, stage
 from dinov2_core.manifest import WHOLE
 from dinov2_core.stage import StageSpec, Tracker
 
+TEACHER = "pretrained_checkpoint"
+
 
 @contextlib.contextmanager
 def tracked(
@@ -25,9 +27,16 @@ def tracked(
     if current is not None:
         yield None
         return
-    inputs = {key: made.hash for key, made in upstream.items()}
+    # What is distilled hangs below the training of its teacher.
+    teacher = next((made for made in upstream.values() if made.stage == TEACHER), None)
     with tracking.training(
-        spec.name, fingerprint, flatten(stage.quality(params)), inputs, {"dagster.run_id": context.run_id}
+        spec.name,
+        fingerprint,
+        flatten(stage.quality(params)),
+        {key: made.hash for key, made in upstream.items()},
+        {"dagster.run_id": context.run_id},
+        parent=(TEACHER, teacher.fingerprint) if teacher else None,
+        root=lake.store().root,
     ) as tracker:
         yield tracker
 

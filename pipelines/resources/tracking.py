@@ -1,7 +1,9 @@
-"""MLflow 3 behind the few calls that assets make: a run a training, a logged model, an alias.
+"""MLflow 3 as the tracker of trainings: a run a training, one below it for each training that is part of it.
 
 SQLite beside the checkout by default (MLflow's own default, so ``mlflow ui`` shows it); ``MLFLOW_TRACKING_URI`` names
-a server. Tracking that is down never stops a training: metrics wait in memory and go out with the next batch.
+a server. A tracker that is down never stops a training: what is to be told is spooled (``mlflow_spool.py``) and sent
+by a thread (``mlflow_delivery.py``), at the latest when the next training starts or by
+``python -m pipelines.resources.tracking``. Models and aliases are in ``registry.py``.
 """
 
 from __future__ import annotations
@@ -9,81 +11,90 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import subprocess
-import time
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+from dinov2_core.errors import UserError
+from pipelines.resources import provenance
+from pipelines.resources.mlflow_delivery import Courier, Delivery, find_run
+from pipelines.resources.mlflow_spool import Spool, Writer, waiting
+
 log = logging.getLogger(__name__)
 
 
-class MetricBuffer:
-    """A tracker ``(step, metrics)`` that sends batches to one MLflow run, in order, once, and never raises."""
-
-    def __init__(self, client: Any, run_id: str, every_seconds: float = 5.0) -> None:
-        self.client, self.run_id, self.every = client, run_id, every_seconds
-        self.waiting: list[Any] = []
-        self.sent_at = time.monotonic()
-        self.complained = False
-
-    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self.waiting += [Metric(k, float(v), now, step) for k, v in metrics.items()]
-        if time.monotonic() - self.sent_at >= self.every:
-            self.flush()
-
-    def flush(self) -> None:
-        self.sent_at = time.monotonic()
-        try:
-            while self.waiting:
-                self.client.log_batch(self.run_id, metrics=self.waiting[:1000])
-                del self.waiting[:1000]
-        except Exception as error:  # noqa: BLE001 - whatever tracking raises, training goes on
-            if not self.complained:
-                self.complained = True
-                log.warning("tracking is down (%s); %d metrics wait in memory", error, len(self.waiting))
-
-
 class Tracking(dg.ConfigurableResource):
-    """The experiment tracker and model registry."""
+    """The experiment tracker, and the name of the registered model.
+
+    ``spool``: the folder of what waits to be sent; on a disk that outlives the process. ``patience``: seconds that a
+    training which has ended waits for the tracker. ``every``, ``system_every``: seconds between two sendings, and
+    between two samples of the machine. ``checkpoints``: send the checkpoints as artifacts too.
+    """
 
     uri: str = ""
     experiment: str = "dinov2"
     model_name: str = "dinov2"
+    spool: str = "mlspool"
+    every: float = 5.0
+    patience: float = 30.0
+    system_every: float = 10.0
+    checkpoints: bool = False
 
     @classmethod
     def from_environment(cls) -> Tracking:
-        return cls(uri=os.environ.get("MLFLOW_TRACKING_URI", ""))
+        return cls(
+            uri=os.environ.get("MLFLOW_TRACKING_URI", ""),
+            spool=os.environ.get("DINOV2_SPOOL", "mlspool"),
+            checkpoints=os.environ.get("DINOV2_TRACK_CHECKPOINTS", "") not in ("", "0"),
+        )
 
     def client(self) -> Any:
         """An ``MlflowClient`` on this tracker; the fluent API is set to the same place."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        import mlflow
-
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        mlflow = _mlflow()
         mlflow.set_tracking_uri(self.uri or "sqlite:///mlflow.db")
         return mlflow.MlflowClient()
 
+    def answering(self) -> Any:
+        """A client of a tracker that answers.
+
+        Raises:
+            UserError: it does not.
+        """
+        try:
+            client = self.client()
+            self.experiment_id(client)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            todo = "start the server, or mend MLFLOW_TRACKING_URI, and run this again; what is computed is kept"
+            raise UserError(
+                f"the tracker does not answer ({first})", where=_without_password(self.uri), todo=todo
+            ) from error
+        return client
+
     def experiment_id(self, client: Any) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = client.get_experiment_by_name(self.experiment)
-        return str(found.experiment_id if found else client.create_experiment(self.experiment))
+        if found is None:
+            try:
+                return str(client.create_experiment(self.experiment))
+            except MlflowException:  # somebody else was first
+                found = client.get_experiment_by_name(self.experiment)
+        return str(found.experiment_id)
 
     def find_run(self, client: Any, stage: str, fingerprint: str) -> Any | None:
         """The run of this very training, where one was begun."""
-        runs = client.search_runs(
-            [self.experiment_id(client)],
-            filter_string=f"tags.stage = '{stage}' and tags.fingerprint = '{fingerprint}'",
-            max_results=1,
-        )
-        return runs[0] if runs else None
+        return find_run(client, self.experiment_id(client), stage, fingerprint)
+
+    def champion(self, client: Any) -> Any | None:
+        """The version that carries the alias ``champion``, or None."""
+        from pipelines.resources.registry import aliased
+
+        return aliased(client, self.model_name, "champion")
 
     @contextlib.contextmanager
     def training(
@@ -93,103 +104,202 @@ class Tracking(dg.ConfigurableResource):
         params: Mapping[str, Any],
         inputs: Mapping[str, str],
         tags: Mapping[str, str],
-    ) -> Iterator[Any]:
+        *,
+        parent: tuple[str, str] | None = None,
+        root: str = "",
+    ) -> Iterator[Trainings]:
         """A tracker on the run of this training: continued where it was begun and killed, else new.
 
-        ``inputs`` maps ``stage/partition`` to the manifest hash of the data that goes in.
+        Args:
+            inputs: maps ``stage/partition`` to the manifest hash of the data that goes in; they lie below ``root``.
+            parent: stage and fingerprint of the training that this one is part of.
         """
-        try:
-            client = self.client()
-            run = self.find_run(client, stage, fingerprint)
-            if run is None:
-                run = client.create_run(
-                    self.experiment_id(client),
-                    run_name=stage,
-                    tags={
-                        "stage": stage,
-                        "fingerprint": fingerprint,
-                        "git.commit": git_commit(),
-                        **{f"manifest.{key}": value for key, value in inputs.items()},
-                        **tags,
-                    },
-                )
-                for key, value in params.items():
-                    client.log_param(run.info.run_id, key, value)
-                self._log_inputs(client, run.info.run_id, inputs)
-            else:
-                client.update_run(run.info.run_id, status="RUNNING")
-        except Exception as error:  # noqa: BLE001 - whatever tracking raises, training goes on
-            log.warning("tracking is not reachable (%s); this training is not tracked", error)
-            yield None
-            return
-        buffer = MetricBuffer(client, run.info.run_id)
+        _mlflow()  # here and not in the thread: imports and forks do not mix
+        sets = {
+            key: {"manifest": value, **({"uri": f"{root}/{key}/manifest.json"} if root else {})}
+            for key, value in inputs.items()
+        }
+        trainings = Trainings(self, stage, fingerprint, sets, {**provenance.tags(), **tags})
         status = "FAILED"
         try:
-            yield buffer
+            trainings.start(parent, params)
+            yield trainings
+            status = "FINISHED"
+        except Exception:
+            raise
+        except BaseException:
+            status = "KILLED"
+            raise
+        finally:
+            trainings.stop(status)
+
+    def deliver(self, spools: list[Spool] | None = None) -> int:
+        """Send what waits, of all trainings or of some; how many spools were there. Raises what MLflow raises."""
+        spools = waiting(Path(self.spool)) if spools is None else spools
+        if spools:
+            client = self.client()
+            for one in spools:
+                Delivery(one, client, lambda: self.experiment_id(client)).send()
+        return len(spools)
+
+
+class Trainings:
+    """The tracker of a stage that trains, ``(step, metrics)``; :meth:`begin` tells its trainings apart."""
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        stage: str,
+        fingerprint: str,
+        inputs: Mapping[str, Mapping[str, str]],
+        tags: Mapping[str, str],
+    ) -> None:
+        self._tracking, self._inputs, self._tags = tracking, inputs, tags
+        self._stage, self._fingerprint = stage, fingerprint
+        self._write = self._spool(stage).writer()
+        self._writers = [self._write]
+        self._deliveries: dict[Path, Delivery] = {}
+        self._checkpoints: list[_Checkpoints] = []
+        self._courier: Courier | None = None
+        self._system: Any = None
+        self._ticking = threading.Lock()
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        _metrics(self._write, step, metrics)
+
+    def start(self, parent: tuple[str, str] | None, params: Mapping[str, Any]) -> None:
+        from pipelines.resources.mlflow_system import SystemMetrics
+
+        self._begin(self._write, self._stage, self._stage, parent, params)
+        self._system = SystemMetrics(self._tracking.system_every)
+        self._tick()
+        self._courier = Courier(self._send, self._tick, self._tracking.every)
+
+    @contextlib.contextmanager
+    def begin(self, name: str, recipe: Mapping[str, Any], checkpoints: Path) -> Iterator[Any]:
+        """See ``dinov2_core.stage.TellsTrainingsApart``."""
+        from assets.training import flatten
+        from dinov2_core.config import canonical_json
+
+        write, stage = self._write, f"{self._stage}.{name}"
+        if name:
+            write = self._spool(stage).writer()
+            self._writers.append(write)
+            self._begin(write, name, stage, (self._stage, self._fingerprint), {})
+        write("params", values={f"recipe.{key}": str(value) for key, value in flatten(recipe).items()})
+        write("text", path="recipe.json", text=canonical_json(recipe))
+        watched = _Checkpoints(checkpoints, write) if self._tracking.checkpoints else None
+        if watched:
+            self._checkpoints.append(watched)
+        status = "FAILED"
+        try:
+            yield lambda step, metrics: _metrics(write, step, metrics)
             status = "FINISHED"
         finally:
-            buffer.flush()
-            with contextlib.suppress(Exception):
-                client.set_terminated(run.info.run_id, status)
+            with self._ticking:
+                if watched:
+                    self._checkpoints.remove(watched)
+                    watched.keep()
+                if name:
+                    write("end", status=status)
 
-    @staticmethod
-    def _log_inputs(client: Any, run_id: str, inputs: Mapping[str, str]) -> None:
-        from mlflow.entities import Dataset, DatasetInput
-
-        sets = [
-            DatasetInput(
-                Dataset(name=key, digest=value[:36], source_type="manifest", source=f'{{"manifest": "{value}"}}')
+    def stop(self, status: str) -> None:
+        """End the run and wait a while for the tracker to have it all; what it has not is sent later."""
+        with self._ticking:
+            self._write("end", status=status)
+            for write in self._writers:
+                write.close()
+        if self._courier is not None and not self._courier.close(self._tracking.patience):
+            log.warning(
+                "the tracker has not taken everything; the rest waits in %s and is sent with the next training or by "
+                "`python -m pipelines.resources.tracking`",
+                self._tracking.spool,
             )
-            for key, value in inputs.items()
-        ]
-        client.log_inputs(run_id, sets)
 
-    def find_version(self, client: Any, manifest_hash: str) -> Any | None:
-        """The registered model version made from this manifest, or None."""
-        for one in client.search_model_versions(f"name = '{self.model_name}'"):
-            if one.tags.get("manifest") == manifest_hash:
-                return one
-        return None
+    def _spool(self, stage: str) -> Spool:
+        return Spool(Path(self._tracking.spool), stage, self._fingerprint)
 
-    def champion(self, client: Any) -> Any | None:
-        """The version that carries the alias ``champion``, or None."""
-        from mlflow.exceptions import MlflowException
+    def _begin(
+        self, write: Writer, name: str, stage: str, parent: tuple[str, str] | None, params: Mapping[str, Any]
+    ) -> None:
+        write(
+            "begin",
+            name=name,
+            stage=stage,
+            fingerprint=self._fingerprint,
+            parent=parent,
+            params={key: str(value) for key, value in params.items()},
+            inputs=self._inputs,
+            tags={**{f"manifest.{key}": one["manifest"] for key, one in self._inputs.items()}, **self._tags},
+        )
 
-        try:
-            return client.get_model_version_by_alias(self.model_name, "champion")
-        except MlflowException:
-            return None
+    def _tick(self) -> None:
+        with self._ticking:
+            for watched in self._checkpoints:
+                watched.keep()
+            if self._system is not None and (values := self._system.sample()):
+                self._write("metrics", step=None, values=values)
 
-    def register(
-        self, folder: str, run_id: str, manifest_hash: str, metrics: Mapping[str, float], tags: Mapping[str, str]
-    ) -> Any:
-        """Log the model in ``folder`` under a training's run and register it; returns the model version."""
-        client = self.client()
-        import mlflow
-
-        with mlflow.start_run(run_id=run_id):
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                # Code by path, weights as safetensors: nothing is pickled.
-                python_model=str(MODEL_CODE),
-                artifacts={"model": folder},
-                pip_requirements=["dinov2-pipeline"],
-                registered_model_name=self.model_name,
-                tags={"manifest": manifest_hash, **tags},
+    def _send(self) -> None:
+        client = self._tracking.client()
+        # Its own first: what others left may be of another tracker.
+        spools = sorted(waiting(Path(self._tracking.spool)), key=lambda one: one.fingerprint != self._fingerprint)
+        for spool in spools:
+            delivery = self._deliveries.setdefault(
+                spool.path, Delivery(spool, client, lambda: self._tracking.experiment_id(client))
             )
-            mlflow.log_metrics(dict(metrics), model_id=info.model_id)
-        version = client.get_model_version(self.model_name, info.registered_model_version)
-        for key, value in {"manifest": manifest_hash, **tags}.items():
-            client.set_model_version_tag(self.model_name, version.version, key, value)
-        return version
+            delivery.send()
 
 
-def git_commit() -> str:
-    """The checkout's commit, with ``+`` where files differ; ``unknown`` outside a checkout."""
+class _Checkpoints:
+    """Keeps each new whole checkpoint of a folder for the tracker."""
+
+    def __init__(self, folder: Path, write: Writer) -> None:
+        self.folder, self.write = folder, write
+        self.seen: set[str] = set()
+
+    def keep(self) -> None:
+        # A checkpoint gets its name when all of it is written.
+        for path in sorted(self.folder.glob("step-*")):
+            if path.name not in self.seen:
+                self.seen.add(path.name)
+                self.write.keep(path, f"checkpoints/{path.name}")
+
+
+def _metrics(write: Writer, step: int, metrics: Mapping[str, float]) -> None:
+    write("metrics", step=step, values={key: float(value) for key, value in metrics.items()})
+
+
+def _mlflow() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # A server that is gone should be noticed in seconds: who sends tries again anyway.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    import mlflow
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
+
+
+def _without_password(uri: str) -> str:
+    start, at, rest = uri.rpartition("@")
+    return f"{start.partition('://')[0]}://…@{rest}" if at else uri
+
+
+def main() -> int:
+    """Send what waits in the spool."""
+    tracking = Tracking.from_environment()
     try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40"]
-        here = Path(__file__).parent
-        run = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)  # noqa: S603
-    except OSError:
-        return "unknown"
-    return run.stdout.strip() or "unknown"
+        tracking.answering()
+        count = tracking.deliver()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{count} trainings had something to send; {len(waiting(Path(tracking.spool)))} still have")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
