@@ -1,21 +1,16 @@
 """Retrieval embeddings: one unit vector an image that passed the filter.
 
-The stage is ``dinov2_core/stages/embeddings.py``; here are its asset and what must hold of its tables.
+The stage is ``dinov2_core/stages/embeddings.py``; here are its asset and its checks.
 """
 
 from __future__ import annotations
 
+from assets.drift import batch_check
 from assets.factory import stage_asset
-from assets.gates import error, table_check
+from assets.gates import table_check
 
 embeddings = stage_asset("embeddings", pool="accelerator")
 
-embeddings_check = table_check(
-    "embeddings",
-    "embeddings",
-    [
-        error("ExpectColumnValuesToNotBeNull", column="image_id"),
-        error("ExpectColumnValuesToBeUnique", column="image_id"),
-        error("ExpectColumnValuesToBeBetween", column="norm", min_value=0.99, max_value=1.01),
-    ],
-)
+embeddings_check = table_check("embeddings", "embeddings")
+
+embeddings_batches_check = batch_check("embeddings", "embeddings")

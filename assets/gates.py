@@ -1,54 +1,31 @@
-"""Great Expectations 1.x as Dagster asset checks: one suite a table, declared beside its asset.
+"""Great Expectations 1.x as Dagster asset checks: a table is summarised by shard, the summaries are judged.
 
-An ``error`` expectation blocks what is downstream; a ``warn`` shows and lets pass. Suites are plain data here, so
-that loading the definitions imports no Great Expectations. Which expectations a table has does not belong here.
+All rows are looked at, in ``dinov2_core/gates``; what Great Expectations is given is one row a part file with a number
+an expectation, so that its cost does not grow with the table. An ``error`` expectation blocks what is downstream; a
+``warn`` shows and lets pass. Which expectations a table has does not belong here.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
 import dagster as dg
 
+from assets import data_docs
 from assets.partitions import CRAWL_BATCHES, batches_in_run
+from assets.suites import OPTIONAL, SUITES
 from dinov2_core import manifest
+from dinov2_core.errors import UserError
+from dinov2_core.gates import table_summary
+from dinov2_core.gates.blocks import show
+from dinov2_core.gates.expectation import Expect, Finding, Outcome
 from dinov2_core.manifest import WHOLE
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
 
-Severity = Literal["error", "warn"]
-ROW_LIMIT = 200_000
-"""Rows that a check looks at: beyond it, whole parts are sampled evenly (building results costs more than the test)."""
-
-
-@dataclass(frozen=True)
-class Expect:
-    """One expectation: ``kind`` is the name of a class in ``great_expectations.expectations``."""
-
-    kind: str
-    settings: Mapping[str, Any]
-    severity: Severity = "error"
-
-
-def error(kind: str, **settings: Any) -> Expect:
-    """An expectation whose failure blocks everything downstream."""
-    return Expect(kind, settings, "error")
-
-
-def warn(kind: str, **settings: Any) -> Expect:
-    """An expectation whose failure is shown and lets the run go on."""
-    return Expect(kind, settings, "warn")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one expectation ended: ``observed`` and ``examples`` say what was seen."""
-
-    expect: Expect
-    success: bool
-    observed: Any
-    examples: tuple[Any, ...]
+VALUES = "ExpectColumnValuesToBeBetween"
 
 
 def validate(frame: Any, suite: Sequence[Expect], *, name: str) -> list[Outcome]:
@@ -79,15 +56,54 @@ def validate(frame: Any, suite: Sequence[Expect], *, name: str) -> list[Outcome]
             raise ValueError(f"{name}: {wanted.kind} {dict(wanted.settings)} could not be evaluated: {info}")
         body = one.result or {}
         observed = body.get("observed_value", body.get("unexpected_count"))
-        examples = tuple(body.get("partial_unexpected_list") or ())[:5]
+        examples = tuple(map(show, body.get("partial_unexpected_list") or ()))[:5]
         outcomes.append(Outcome(wanted, bool(one.success), observed, examples))
     return outcomes
 
 
-def table_check(asset: str, table: str, suite: Sequence[Expect]) -> dg.AssetChecksDefinition:
-    """The asset check that runs ``suite`` over ``table`` of ``asset``."""
-    spec = registry.get(asset)
-    partitions = CRAWL_BATCHES if spec.partitioned else None
+def judge(findings: Sequence[Finding], parts: Sequence[str], *, name: str) -> list[Outcome]:
+    """What was measured, judged by Great Expectations: an outcome a finding, in their order.
+
+    A finding without any value holds: there was nothing to judge.
+    """
+    import pandas as pd
+
+    columns: dict[str, list[float | None]] = {}
+    suite = []
+    for number, finding in enumerate(findings):
+        if all(value is None for value in finding.values):
+            continue
+        key = f"{number:03d}"
+        columns[key] = [_comparable(value, finding) for value in finding.values]
+        limits = {"min_value": finding.low, "max_value": finding.high}
+        suite.append(Expect(VALUES, {"column": key, **limits}, finding.expect.severity))
+    judged = {}
+    if suite:
+        frame = pd.DataFrame(columns, index=list(parts), dtype="float64")
+        judged = {o.expect.settings["column"]: o.success for o in validate(frame, suite, name=name)}
+    return [
+        Outcome(
+            finding.expect,
+            judged.get(f"{number:03d}", True),
+            finding.observed,
+            finding.examples,
+            tuple(parts[i] for i in finding.outside()),
+        )
+        for number, finding in enumerate(findings)
+    ]
+
+
+def _comparable(value: float | None, finding: Finding) -> float | None:
+    """Great Expectations takes NaN for a missing value: one that was measured lies beyond every bound."""
+    if value is None or not math.isnan(value):
+        return value
+    return -math.inf if finding.low is not None else math.inf
+
+
+def table_check(asset: str, table: str) -> dg.AssetChecksDefinition:
+    """The asset check that holds ``table`` of ``asset`` against its suite."""
+    suite = SUITES[asset, table]
+    partitions = CRAWL_BATCHES if registry.get(asset).partitioned else None
 
     @dg.asset_check(
         asset=asset,
@@ -98,69 +114,71 @@ def table_check(asset: str, table: str, suite: Sequence[Expect]) -> dg.AssetChec
     )
     def check(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Any]) -> dg.AssetCheckResult:
         store = lake.store()
-        found = manifest.partitions(store, asset)
-        wanted = batches_in_run(context) if partitions is not None else [WHOLE]
-        frame, rows = read_frame(store, asset, table, [p for p in wanted if p in found])
-        return to_result(validate(frame, suite, name=f"{asset}.{table}"), rows=rows, seen=len(frame))
+        with one_line(asset):
+            versions = made_batches(store, asset, batches_in_run(context) if partitions is not None else [WHOLE])
+            return check_table(store, asset, table, versions)
 
     return check
 
 
-def read_frame(store: Store, asset: str, table: str, partitions: Sequence[str]) -> tuple[Any, int]:
-    """``(pandas frame of at most ROW_LIMIT rows, rows in all)``; embeddings are reduced to their norm."""
-    import pandas as pd
-
-    parts = []
-    for partition in partitions:
-        made = manifest.read(store, asset, partition)
-        parts += made.table(table) if made else []
-    rows = sum(p.rows or 0 for p in parts)
-    while len(parts) > 1 and sum(p.rows or 0 for p in parts) > ROW_LIMIT:
-        parts = parts[::2]
-    frames = [_to_frame(store.read_table(p.path)) for p in parts]
-    if not frames:
-        raise dg.Failure(f"{asset}: no table '{table}' to check; materialise {asset} first")
-    return pd.concat(frames, ignore_index=True), rows
+def check_table(store: Store, asset: str, table: str, versions: Mapping[str, str]) -> dg.AssetCheckResult:
+    """Hold a table against its suite in the partitions of ``versions`` (partition → manifest hash)."""
+    summary = table_summary.summarise(store, asset, table, list(versions), SUITES[asset, table])
+    if not summary.parts:
+        if (asset, table) not in OPTIONAL:
+            raise dg.Failure(f"{asset}: no table '{table}' to check; materialise {asset} first", allow_retries=False)
+        return dg.AssetCheckResult(passed=True, description="not asked for: the stage wrote no such table")
+    outcomes = judge(summary.findings, summary.parts, name=f"{asset}.{table}")
+    page = data_docs.publish(store, asset, f"{table}_table", versions, summary.rows, outcomes)
+    return to_result(outcomes, rows=summary.rows, page=page)
 
 
-def _to_frame(table: Any) -> Any:
-    import numpy as np
-    import pyarrow as pa
-
-    names = [f.name for f in table.schema if not pa.types.is_nested(f.type) and not pa.types.is_binary(f.type)]
-    frame = table.select(names).to_pandas()
-    if "embedding" in table.column_names:
-        width = table.schema.field("embedding").type.list_size
-        values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        frame["norm"] = np.linalg.norm(values.reshape(-1, width).astype(np.float32), axis=1)
-    return frame
+def made_batches(store: Store, asset: str, wanted: Sequence[str]) -> dict[str, str]:
+    """Partition → manifest hash, of those ``wanted`` that have been materialised."""
+    found = {partition: manifest.read(store, asset, partition) for partition in wanted}
+    return {partition: made.hash for partition, made in found.items() if made is not None}
 
 
-def to_result(outcomes: Sequence[Outcome], *, rows: int, seen: int) -> dg.AssetCheckResult:
-    """Great Expectations' outcomes as one asset check result."""
+@contextlib.contextmanager
+def one_line(asset: str) -> Iterator[None]:
+    """Turns what a person can mend into a failure of one line that is not tried again."""
+    try:
+        yield
+    except UserError as error:
+        text = str(type(error)(error.what, where=error.where or asset, todo=error.todo))
+        raise dg.Failure(text, allow_retries=False) from error
+
+
+def to_result(outcomes: Sequence[Outcome], *, rows: int, page: str = "") -> dg.AssetCheckResult:
+    """Outcomes as one asset check result: counts, examples, and where the page with all of it lies."""
     failed = [o for o in outcomes if not o.success]
     blocking = [o for o in failed if o.expect.severity == "error"]
     records = [
         dg.TableRecord(
             {
                 "expectation": o.expect.kind,
-                "column": str(o.expect.settings.get("column", "")),
+                "column": o.expect.about,
                 "severity": o.expect.severity,
                 "passed": o.success,
-                "observed": str(o.observed),
-                "examples": ", ".join(map(str, o.examples)),
+                "observed": show(o.observed),
+                "examples": ", ".join(o.examples),
             }
         )
         for o in outcomes
     ]
     said = "; ".join(
-        f"{o.expect.kind} on {o.expect.settings.get('column', 'the table')}: {o.observed}"
-        + (f" (e.g. {', '.join(map(str, o.examples[:3]))})" if o.examples else "")
-        for o in failed
+        f"{o.expect.kind} on {o.expect.about or 'the table'}: {show(o.observed)}"
+        + (f" (e.g. {', '.join(o.examples[:3])})" if o.examples else "")
+        for o in sorted(failed, key=lambda o: o.expect.severity)
     )
+    metadata: dict[str, Any] = {"rows": rows, "expectations": dg.MetadataValue.table(records)}
+    if failed:
+        metadata["failed"] = dg.MetadataValue.json([o.to_plain() for o in failed])
+    if page:
+        metadata["data_docs"] = dg.MetadataValue.path(page)
     return dg.AssetCheckResult(
         passed=not failed,
         severity=dg.AssetCheckSeverity.ERROR if blocking or not failed else dg.AssetCheckSeverity.WARN,
         description=said or f"{len(outcomes)} expectations met on {rows} rows",
-        metadata={"rows": rows, "rows_seen": seen, "expectations": dg.MetadataValue.table(records)},
+        metadata=metadata,
     )

@@ -157,14 +157,36 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "history": HISTORY,
     "metrics": METRICS,
 }
-"""Tables by name. ``embeddings`` has the width of its encoder: see :func:`schema`."""
+"""Tables by name. ``embeddings`` and ``centroids`` have the width of their encoder: see :func:`schema`."""
+VECTORS = ("embeddings", "centroids")
+"""Tables of vectors as wide as the encoder made them; the ``image_id`` of a centroid is its cluster's number."""
+
+NAMED_BY: Mapping[str, tuple[str, ...]] = {
+    "images": ("image_id", "url"),
+    "verdicts": ("image_id",),
+    "copy_embeddings": ("image_id",),
+    "edges": ("a", "b"),
+    "benchmark_edges": ("image_id", "benchmark_id"),
+    "components": ("image_id",),
+    "labelled": ("dataset", "split", "key"),
+    "embeddings": ("image_id",),
+    "centroids": ("image_id",),
+    "clusters": ("image_id",),
+    "tree": ("level", "cluster"),
+    "selections": ("image_id", "dataset", "mode"),
+    "composition": ("dataset", "mode"),
+    "packed": ("image_id",),
+    "history": ("step", "name"),
+    "metrics": ("dataset", "protocol", "model", "metric"),
+}
+"""The columns by which a row of each table is named to a person. All but those of ``images`` are keys or nearly so."""
 
 
 def schema(name: str, *, dim: int | None = None) -> pa.Schema:
-    """The schema of table ``name``; ``dim`` is the width of ``embeddings``."""
-    if name == "embeddings":
+    """The schema of table ``name``; ``dim`` is the width of one of :data:`VECTORS`."""
+    if name in VECTORS:
         if dim is None:
-            raise ValueError("the embeddings table needs its width")
+            raise ValueError(f"the table {name} needs its width")
         return _embeddings(dim)
     return SCHEMAS[name]
 

@@ -1,0 +1,82 @@
+"""Keys of many rows as fingerprints: which repeat, which are not in another table, in eight bytes a row.
+
+Where a fingerprint is found to repeat, the keys themselves are looked at again, so that no two keys are called equal
+that are not. Which tables refer to which does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dinov2_core.gates import reading
+from dinov2_core.gates.blocks import Block
+from dinov2_core.gates.reading import Part
+from dinov2_core.storage import Store
+
+PROVED = 1000
+"""The most repeated fingerprints whose keys are looked at again; beyond it the rest is taken for repeated."""
+
+
+def of(block: Block, columns: Sequence[str], where: Mapping[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
+    """``(fingerprints of the rows that have a key and are meant, their rows)``: int64 [M] each."""
+    prints, valid = block.fingerprints(columns)
+    rows = np.flatnonzero(valid & block.mask(where) if where else valid)
+    return prints[rows], rows
+
+
+def read(
+    store: Store, parts: Sequence[Part], columns: Sequence[str], where: Mapping[str, Any] | None = None
+) -> np.ndarray:
+    """The fingerprints of a table's keys, sorted, each once: int64 [K]."""
+    needed = [*columns, *(where or {})]
+    found = [of(block, columns, where)[0] for part in parts for block in reading.blocks(store, part.record, needed)]
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+
+def inside(prints: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which of ``prints`` are among ``known`` (sorted): bool [N]."""
+    if not len(known):
+        return np.zeros(len(prints), bool)
+    # Sorted queries walk through the known ones in order, which caches like.
+    order = np.argsort(prints)
+    at = np.minimum(np.searchsorted(known, prints[order]), len(known) - 1)
+    found = np.empty(len(prints), bool)
+    found[order] = known[at] == prints[order]
+    return found
+
+
+def repeated(prints: np.ndarray) -> tuple[np.ndarray, int]:
+    """``(fingerprints that occur more than once, sorted; rows that have one of them)``. Sorts ``prints`` in place."""
+    prints.sort()
+    same = prints[1:] == prints[:-1]
+    either = np.zeros(len(prints), bool)
+    either[1:] |= same
+    either[:-1] |= same
+    return np.unique(prints[1:][same]), int(either.sum())
+
+
+def rows_of(
+    store: Store,
+    parts: Sequence[Part],
+    columns: Sequence[str],
+    where: Mapping[str, Any] | None,
+    wanted: np.ndarray,
+) -> Iterator[tuple[Any, ...]]:
+    """The keys whose fingerprints are ``wanted`` (sorted), in order of the table."""
+    for part in parts:
+        for block in reading.blocks(store, part.record, [*columns, *(where or {})]):
+            prints, rows = of(block, columns, where)
+            for row in rows[inside(prints, wanted)]:
+                yield tuple(block.rows.column(c)[int(row)].as_py() for c in columns)
+
+
+def proved(
+    store: Store, parts: Sequence[Part], columns: Sequence[str], where: Mapping[str, Any] | None, suspects: np.ndarray
+) -> tuple[int, list[tuple[Any, ...]]]:
+    """``(rows whose fingerprint repeats although their key does not, the repeated keys)`` among some suspects."""
+    seen = Counter(rows_of(store, parts, columns, where, suspects[:PROVED]))
+    return sum(1 for count in seen.values() if count == 1), [key for key, count in seen.items() if count > 1]
