@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dinov2_core.curation.retrieval import members_of
+
 
 def quotas(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarray:
     """How many to draw of groups of ``sizes`` (int [K]) so that the largest draws are as small as can be: int64 [K].
@@ -44,11 +46,10 @@ def balanced_sample(levels: Sequence[np.ndarray], target: int, *, seed: int = 0)
     for depth in range(len(levels) - 1, 0, -1):
         below = np.zeros(len(levels[depth]), np.int64)
         sizes = weights[depth - 1].astype(np.int64)
-        for parent in np.flatnonzero(share):
-            children = np.flatnonzero(levels[depth] == parent)
+        for parent, children in members_of(levels[depth], np.flatnonzero(share)):
             below[children] = quotas(sizes[children], int(share[parent]), rng)
         share = below
-    chosen = [rng.permutation(np.flatnonzero(levels[0] == leaf))[: share[leaf]] for leaf in np.flatnonzero(share)]
+    chosen = [rng.permutation(own)[: share[leaf]] for leaf, own in members_of(levels[0], np.flatnonzero(share))]
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 

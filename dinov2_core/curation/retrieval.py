@@ -82,7 +82,7 @@ def cluster_based(
     sizes = np.bincount(pool_clusters, minlength=len(hits))[: len(hits)]
     enough = hits * len(pool_clusters) >= min_lift * sizes * len(query_clusters)
     chosen = [np.zeros(0, np.int64)]
-    for cluster, members in _members(pool_clusters, np.flatnonzero((hits > min_hits) & enough)):
+    for cluster, members in members_of(pool_clusters, np.flatnonzero((hits > min_hits) & enough)):
         near = members[pool_similarity[members] > floor] if floor > -1 else members
         chosen.append(np.random.default_rng([seed, cluster]).permutation(near)[:per_cluster])
     drawn = np.concatenate(chosen)
@@ -98,7 +98,7 @@ def cluster_based(
     )
 
 
-def _members(pool_clusters: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def members_of(pool_clusters: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """``(cluster, its members)`` of each of ``wanted`` (sorted), by one sort and not one scan a cluster."""
     chosen = np.zeros(int(wanted.max(initial=-1)) + 2, bool)
     chosen[wanted] = True

@@ -81,6 +81,19 @@ def test_a_balanced_sample_is_flat_where_the_pool_is_not() -> None:
     assert len(balanced_sample([leaves, parents], 10**6)) == len(leaves)
 
 
+def test_a_balanced_sample_is_the_one_that_a_scan_a_cluster_draws() -> None:
+    rng = np.random.default_rng(5)
+    leaves, parents = rng.zipf(1.5, 2000) % 40, rng.integers(0, 5, 40)
+    plain = np.random.default_rng(3)
+    weights = np.bincount(parents, weights=np.bincount(leaves, minlength=40), minlength=5).astype(np.int64)
+    above, below = quotas(weights, 500, plain), np.zeros(40, np.int64)
+    for parent in np.flatnonzero(above):
+        own = np.flatnonzero(parents == parent)
+        below[own] = quotas(np.bincount(leaves, minlength=40)[own], int(above[parent]), plain)
+    drawn = [plain.permutation(np.flatnonzero(leaves == leaf))[: below[leaf]] for leaf in np.flatnonzero(below)]
+    assert np.array_equal(balanced_sample([leaves, parents], 500, seed=3), np.sort(np.concatenate(drawn)))
+
+
 def test_sample_mode_draws_the_nearest_and_counts_collisions() -> None:
     pool, _ = blobs([10, 10], spread=0.2)
     draws = sample_based(np.concatenate([pool[:2], pool[:1]]), NeighbourSearch(pool), 4)
