@@ -18,6 +18,8 @@ from dinov2_core.errors import DamagedDataError
 from dinov2_core.storage import FileRecord, Store
 
 FILE = "manifest.json"
+KNOWN = ".manifests"
+"""The folder, outside of all stages, that holds a copy of every manifest by its hash: what a name once meant."""
 WHOLE = "all"
 """The partition name of stages that have no partitions."""
 
@@ -71,23 +73,44 @@ def path_of(stage: str, partition: str = WHOLE) -> str:
 def read(store: Store, stage: str, partition: str = WHOLE) -> Manifest | None:
     """The manifest of a partition, or None where the stage has not completed."""
     path = path_of(stage, partition)
+    return _parse(store, path, f"delete it and materialise {stage}") if store.exists(path) else None
+
+
+def by_hash(store: Store, name: str) -> Manifest | None:
+    """The manifest of that hash, present or past, or None where this data root has never known it.
+
+    Raises:
+        DamagedDataError: what lies under that name is something else.
+    """
+    path = f"{KNOWN}/{name}.json"
     if not store.exists(path):
         return None
+    todo = "delete it: a manifest that is still there is noted again"
+    found = _parse(store, path, todo)
+    if found.hash != name:
+        raise DamagedDataError(f"its content has the name {found.hash[:12]}", where=f"{store.root}/{path}", todo=todo)
+    return found
+
+
+def _parse(store: Store, path: str, todo: str) -> Manifest:
     try:
         body = json.loads(store.read_bytes(path))
         body["files"] = tuple(FileRecord(**f) for f in body["files"])
         return Manifest(**body)
     except (ValueError, TypeError, KeyError) as error:
-        raise DamagedDataError(
-            f"not a readable manifest ({error})",
-            where=f"{store.root}/{path}",
-            todo=f"delete it and materialise {stage}",
-        ) from error
+        raise DamagedDataError(f"not a readable manifest ({error})", where=f"{store.root}/{path}", todo=todo) from error
 
 
 def write(store: Store, manifest: Manifest) -> None:
-    """Put the manifest in its place: from then on the partition counts as made."""
+    """Put the manifest in its place: from then on the partition counts as made. A copy stays under its hash."""
+    note(store, manifest)
     store.write_bytes(path_of(manifest.stage, manifest.partition), manifest.to_json().encode())
+
+
+def note(store: Store, manifest: Manifest) -> None:
+    """Keep what this manifest's hash means, for the day on which another is in its place."""
+    if not store.exists(path := f"{KNOWN}/{manifest.hash}.json"):
+        store.write_bytes(path, manifest.to_json().encode())
 
 
 def partitions(store: Store, stage: str) -> list[str]:
