@@ -5,11 +5,12 @@ The stage is ``dinov2_core/stages/embeddings.py``; here are its asset and its ch
 
 from __future__ import annotations
 
+from assets import champion
 from assets.drift import batch_check
 from assets.factory import stage_asset
 from assets.gates import table_check
 
-embeddings = stage_asset("embeddings", pool="accelerator")
+embeddings = stage_asset("embeddings", pool="accelerator", external={champion.NAME: champion.adopted_version})
 
 embeddings_check = table_check("embeddings", "embeddings")
 

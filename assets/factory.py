@@ -12,6 +12,7 @@ from typing import Any
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
 import dagster as dg
+from dagster._core.definitions.data_version import get_input_data_version_tag
 
 from assets.partitions import CRAWL_BATCHES, batches_in_run
 from dinov2_core import config, stage
@@ -28,7 +29,11 @@ Watch = Callable[[dg.AssetExecutionContext, Any, Any, StageSpec, Any], AbstractC
 """``(context, tracking, lake, spec, params) → context manager giving the stage's tracker``."""
 After = Callable[[dg.AssetExecutionContext, Any, Any, Manifest], Mapping[str, Any]]
 """``(context, lake, tracking, manifest) → extra metadata``: what an asset does once its stage is up to date."""
+Used = Callable[[Any], str]
+"""``lake → data version`` of an external asset that this asset was made with."""
 
+VERIFY = "dinov2/verify"
+"""Tag of a run: compare every file with its manifest's checksum, and make again what does not fit."""
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
@@ -39,6 +44,7 @@ def stage_asset(
     after: After | None = None,
     pool: str | None = None,
     owners: Sequence[str] | None = None,
+    external: Mapping[str, Used] | None = None,
 ) -> dg.AssetsDefinition:
     """The Dagster asset of stage ``name``.
 
@@ -46,8 +52,11 @@ def stage_asset(
         watch: opens the tracking of the run, for stages that train.
         after: runs once the stage is up to date, whether or not anything was computed; must be idempotent.
         pool: the concurrency pool, for stages that want the accelerator to themselves.
+        external: external assets that it reads, by name. What it used is recorded, not what was observed last: so it
+            shows as stale until it has followed.
     """
     spec = registry.get(name)
+    external = external or {}
 
     @dg.asset(
         name=name,
@@ -55,7 +64,7 @@ def stage_asset(
         group_name=spec.group,
         kinds=set(spec.kinds),
         code_version=spec.version,
-        deps=[_dependency(spec, upstream) for upstream in spec.upstream],
+        deps=[*(_dependency(spec, upstream) for upstream in spec.upstream), *external],
         partitions_def=CRAWL_BATCHES if spec.partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run() if spec.partitioned else None,
         retry_policy=RETRY,
@@ -68,7 +77,9 @@ def stage_asset(
         engine: dg.ResourceParam[Any],
         tracking: dg.ResourceParam[Any],
     ) -> dg.MaterializeResult:
-        return _materialise(context, spec, lake, engine, tracking, watch, after)
+        made = _materialise(context, spec, lake, engine, tracking, watch, after)
+        used = {get_input_data_version_tag(dg.AssetKey(name)): version(lake) for name, version in external.items()}
+        return made._replace(tags=used) if used else made
 
     return body
 
@@ -90,13 +101,21 @@ def _materialise(
     after: After | None,
 ) -> dg.MaterializeResult:
     partitions = batches_in_run(context) if spec.partitioned else [WHOLE]
+    # Whoever asks for single assets by name has them checked, byte by byte; jobs trust what is there.
+    verify = context.run.job_name.startswith("__") or VERIFY in context.run.tags
     results = []
     for partition in partitions:
         try:
             params = spec.load_params(lake.params(spec.name))
             with watch(context, tracking, lake, spec, params) if watch else nullcontext(None) as tracker:
                 result = stage.materialise(
-                    lake.store(), spec, partition, params, shard_map=engine.shard_map(), tracker=tracker
+                    lake.store(),
+                    spec,
+                    partition,
+                    params,
+                    shard_map=engine.shard_map(),
+                    tracker=tracker,
+                    verify=verify,
                 )
             extra = dict(after(context, lake, tracking, result.manifest)) if after else {}
         except UserError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,11 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dinov2_core import config, manifest, tables
-from dinov2_core.errors import UserError
+from dinov2_core.errors import DamagedDataError, UserError
+from dinov2_core.locks import partition_lock
 from dinov2_core.manifest import WHOLE, Manifest
 from dinov2_core.progress import Progress
 from dinov2_core.shard_map import InlineShardMap, Resources, ShardFunction, ShardMap, Summary, Task
 from dinov2_core.storage import FileRecord, Store
+
+log = logging.getLogger(__name__)
 
 Scope = Literal["same", "earlier", "all"]
 """Which partitions of an upstream stage are read: this one; this one and those that sort before it; every one."""
@@ -284,7 +288,12 @@ def state(
     upstream = gather_upstream(store, spec, partition)
     external = load(spec.external)(store, partition, params) if spec.external else None
     wanted = fingerprint(spec, params, upstream, external)
-    current = manifest.read(store, spec.name, partition)
+    try:
+        current = manifest.read(store, spec.name, partition)
+    except DamagedDataError as error:
+        # Its own manifest is what a stage writes anew; that of an upstream stage is an error.
+        log.warning("%s: %s; it is made again", error.where, error.what)
+        current = None
     return wanted, upstream, current if current is not None and current.fingerprint == wanted else None
 
 
@@ -297,18 +306,36 @@ def materialise(
     shard_map: ShardMap | None = None,
     tracker: Tracker | None = None,
     force: bool = False,
+    verify: bool = False,
 ) -> Materialised:
     """Bring one partition of one stage up to date.
+
+    On a local disk, a second run of the same partition waits for the first and then finds it up to date.
 
     Args:
         params: the stage's settings, a mapping or its params dataclass.
         force: compute even where up to date.
+        verify: trust no file that is there: what does not have the size and checksum of its manifest is made again.
     """
-    started = time.monotonic()
     if params is None or isinstance(params, Mapping):
         params = spec.load_params(params)
+    with partition_lock(store, spec.name, partition):
+        return _materialise(store, spec, partition, params, shard_map, tracker, force, verify)
+
+
+def _materialise(
+    store: Store,
+    spec: StageSpec,
+    partition: str,
+    params: Any,
+    shard_map: ShardMap | None,
+    tracker: Tracker | None,
+    force: bool,
+    verify: bool,
+) -> Materialised:
+    started = time.monotonic()
     wanted, upstream, current = state(store, spec, partition, params)
-    if current is not None and not force and all(store.exists(f.path) for f in current.files):
+    if current is not None and not force and _intact(store, current, verify):
         return Materialised(current, False, time.monotonic() - started)
     run = StageRun(
         spec=spec,
@@ -335,6 +362,19 @@ def materialise(
     manifest.write(store, made)
     store.delete(f"{run.folder}/.progress")
     return Materialised(made, True, time.monotonic() - started)
+
+
+def _intact(store: Store, made: Manifest, verify: bool) -> bool:
+    """Whether the files of a manifest are there; with ``verify``, whether they are what it says."""
+    if not verify:
+        return all(store.exists(f.path) for f in made.files)
+    try:
+        for record in made.files:
+            store.verify(record)
+    except DamagedDataError as error:
+        log.warning("%s; it is made again", error.what if not error.where else f"{error.where}: {error.what}")
+        return False
+    return True
 
 
 def _schemas(store: Store, files: Mapping[str, FileRecord]) -> dict[str, str]:

@@ -52,11 +52,27 @@ def range_tags(instance: dg.DagsterInstance, lake: Lake, steps: Iterable[str]) -
 
 PROCESS = "dinov2/process"
 """Tag of a run: the machine and process that execute it."""
+STARTED = "dinov2/process_started"
+"""Tag of a run: when that process started, in ticks since the machine did; numbers of processes are used again."""
+EXECUTES = "dinov2/executes"
+"""Tag of a run: the run that the process executes. A run that is tried again inherits the tags of the killed one."""
 
 
-def this_process() -> dict[str, str]:
-    """The tag that says who executes a run."""
-    return {PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
+def this_process(run_id: str = "") -> dict[str, str]:
+    """The tags that say who executes a run."""
+    tags = {PROCESS: f"{socket.gethostname()}:{os.getpid()}", STARTED: _started(os.getpid()) or ""}
+    return {**tags, EXECUTES: run_id} if run_id else tags
+
+
+def _started(pid: int | str) -> str | None:
+    """The start of a living process in ticks, as text; None where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name, in parentheses, may hold anything.
+    state, *rest = text.rpartition(")")[2].split()
+    return None if state == "Z" else rest[18]
 
 
 def end_killed_runs(instance: dg.DagsterInstance) -> None:
@@ -65,10 +81,15 @@ def end_killed_runs(instance: dg.DagsterInstance) -> None:
     A killed process cannot say that it ended: its run would show as running for ever, and its slot in a pool would
     keep every later run waiting.
     """
+    if not Path("/proc/self/stat").exists():
+        return
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     for run in instance.get_runs(unfinished):
         host, _, pid = run.tags.get(PROCESS, "").rpartition(":")
-        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+        if host != socket.gethostname() or run.tags.get(EXECUTES, run.run_id) != run.run_id:
+            continue
+        now = _started(pid)
+        if now is None or now != (run.tags.get(STARTED) or now):
             instance.report_run_failed(run, "the process was killed; a later run goes on from its finished shards")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
@@ -79,7 +100,7 @@ class AllBatchesExecutor(InProcessExecutor):
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
         data = plan_context.plan_data
         end_killed_runs(data.instance)
-        data.instance.add_run_tags(data.dagster_run.run_id, this_process())
+        data.instance.add_run_tags(data.dagster_run.run_id, this_process(data.dagster_run.run_id))
         tags = data.dagster_run.tags
         partitioned = data.job.get_definition().partitions_def is not None
         if partitioned and not {PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG} & set(tags):

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import dagster as dg
 
+from pipelines.adoption import adopt_champion
 from pipelines.all_batches import all_batches_executor
+
+WRITES = "dinov2/writes"
+"""Tag of a run: what it writes. The run queue lets one run at a time write the same (``infra/dagster.yaml``)."""
+CURATION, TRAINING = {WRITES: "curation"}, {WRITES: "training"}
 
 full_pipeline = dg.define_asset_job(
     "full_pipeline",
     selection=dg.AssetSelection.all(),
+    tags=CURATION,
     executor_def=all_batches_executor,
     description="From page archives to a registered model; without a partition tag, every batch not up to date.",
 )
@@ -20,6 +26,7 @@ full_pipeline = dg.define_asset_job(
 recurate = dg.define_asset_job(
     "recurate",
     selection=dg.AssetSelection.assets("curated_lvd").upstream(),
+    tags=CURATION,
     executor_def=all_batches_executor,
     description="Everything up to the curated set; batches and stages that are up to date cost nothing.",
 )
@@ -27,6 +34,7 @@ recurate = dg.define_asset_job(
 pretrain = dg.define_asset_job(
     "pretrain",
     selection=dg.AssetSelection.assets("pretrained_checkpoint", "distilled_checkpoints"),
+    tags=TRAINING,
     executor_def=all_batches_executor,
     description="Pretraining and distillation on the curated set as it is.",
 )
@@ -34,8 +42,9 @@ pretrain = dg.define_asset_job(
 evaluate = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.assets("evaluation_metrics", "registered_model", "curation_report"),
+    tags=TRAINING,
     executor_def=all_batches_executor,
     description="Evaluation of the checkpoints, registration behind the gate, and the report.",
 )
 
-JOBS = (full_pipeline, recurate, pretrain, evaluate)
+JOBS = (full_pipeline, recurate, pretrain, evaluate, adopt_champion)

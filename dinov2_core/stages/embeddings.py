@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from dinov2_core import stage, tables
+from dinov2_core import adopted_encoder, stage, tables
 from dinov2_core.errors import UserError
 from dinov2_core.evaluate.features import extract
 from dinov2_core.images.pool import load_pool
@@ -28,11 +28,13 @@ from dinov2_core.stages.copy_embeddings import kept_images
 from dinov2_core.storage import Store
 
 PRELIMINARY = "preliminary"
+CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
 class Params:
-    """``encoder``: ``preliminary`` (the stage ``preliminary_encoder``) or the path of a backbone's safetensors."""
+    """``encoder``: ``preliminary`` (the stage ``preliminary_encoder``); ``champion`` (the adopted encoder, and the
+    preliminary one until one is adopted); or the path of a backbone's safetensors."""
 
     encoder: str = PRELIMINARY
     images_per_task: int = stage.efficiency(500)
@@ -40,9 +42,12 @@ class Params:
 
 
 def external(store: Store, partition: str, params: Params) -> dict[str, str]:
-    """The checksum of the weights file, where one is named."""
+    """The checksum of the weights, where they are not those of an upstream stage."""
     if params.encoder == PRELIMINARY:
         return {}
+    if params.encoder == CHAMPION:
+        found = adopted_encoder.read(store)
+        return {} if found is None else {"encoder": found.sha256}
     path = Path(params.encoder)
     if not path.is_file():
         raise UserError("no such weights file", where=params.encoder, todo="check the setting 'encoder'")
@@ -57,8 +62,14 @@ def run(run: StageRun) -> dict[str, Any]:
 def embed(run: StageRun, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Embed the images at ``rows`` (id and location) and write the table ``embeddings``."""
     params: Params = run.params
-    stored = params.encoder == PRELIMINARY
-    path = training.output_path(run, "preliminary_encoder", "encoder", "safetensors") if stored else params.encoder
+    adopted = adopted_encoder.read(run.store) if params.encoder == CHAMPION else None
+    stored = params.encoder in (PRELIMINARY, CHAMPION)
+    if adopted is not None:
+        path = adopted.path
+    elif stored:
+        path = training.output_path(run, "preliminary_encoder", "encoder", "safetensors")
+    else:
+        path = params.encoder
     size = params.images_per_task
     tasks = {
         f"{start // size:05d}": {
