@@ -23,6 +23,7 @@ COMMANDS: tuple[str, ...] = (
     "evaluate",
     "pretrain",
     "look",
+    "gc",
 )
 """Module names in this package, in the order of ``dinov2 --help``."""
 
