@@ -1,10 +1,9 @@
-"""The registered model: an MLflow model version, and the alias ``champion`` only when the gate passes.
+"""The registered model: an MLflow model version, candidate at once, champion only when the gate lets it.
 
 The stage (``dinov2_core/stages/registered_model.py``) writes the model folder; registering it is idempotent: the
-version is found again by the manifest's hash.
+version is found again by the manifest's hash. The rules are in ``promotion.py``.
 """
 
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,49 +11,70 @@ from typing import Any
 
 import dagster as dg
 
+from assets import gate_results, promotion
 from assets.factory import stage_asset
-from assets.promotion import decide
 from dinov2_core import manifest
 from dinov2_core.manifest import Manifest
 
+# A tag of the registry's: see ``pipelines/resources/registry.py``.
+TAKEN_BACK = "rolled_back"
+
 
 def register(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: Manifest) -> Mapping[str, Any]:
-    """Register the model folder once, and give it the alias ``champion`` if the gate passes."""
+    """Register the model folder once, and give it the alias ``champion`` if it embeds and the gate lets it."""
     store = lake.store()
-    client = tracking.client()
+    client = tracking.answering()
     metrics = store.read_table(_evaluation(store).table("metrics")[0].path).to_pylist()
-    version = tracking.find_version(client, made.hash)
-    if version is None:
-        trained = manifest.read(store, "pretrained_checkpoint")
-        assert trained is not None, "the stage has read it"
-        run = tracking.find_run(client, "pretrained_checkpoint", trained.fingerprint)
-        run_id = run.info.run_id if run else client.create_run(tracking.experiment_id(client)).info.run_id
-        with tempfile.TemporaryDirectory() as folder:
-            for record in made.files:
-                (Path(folder) / record.path.rsplit("/", 1)[-1]).write_bytes(store.read_bytes(record.path))
-            version = tracking.register(
-                folder,
-                run_id,
-                made.hash,
-                {metric_name(m): m["value"] for m in metrics},
-                {"dagster.run_id": context.run_id, "data": made.upstream["curated_lvd/all"]},
-            )
-    verdict = decide(metrics, _champion_metrics(tracking, client, version.version))
-    if verdict.promote:
-        client.set_registered_model_alias(tracking.model_name, "champion", version.version)
-    else:
+    version = tracking.find_version(client, made.hash) or _register(context, store, tracking, client, made, metrics)
+    # Its own check comes after the asset, too late for the gate.
+    works, said = embeds(tracking, version.version)
+    gates = gate_results.not_passed(
+        context.instance, gate_results.check_keys(gate_results.upstream("registered_model"))
+    )
+    evidence = promotion.Evidence(
+        leaks=made.counts.get("leaks"),
+        gates=gates if works else [f"registered_model:embeds ({said})", *gates],
+        taken_back=version.tags.get(TAKEN_BACK, ""),
+    )
+
+    def judge(champion: Any | None) -> promotion.Verdict:
+        before = _scores(client, champion) if champion is not None and champion.version != version.version else {}
+        return promotion.decide(
+            metrics, before, evidence, wanted=made.params["wanted"], minimum_gain=made.params["minimum_gain"]
+        )
+
+    verdict = tracking.champions(client).promote(str(version.version), judge)
+    if not verdict.promote:
         context.log.warning(f"not promoted to champion: {verdict.reason}")
+    now = tracking.champion(client)
     return {
         "model": tracking.model_name,
         "version": str(version.version),
-        "champion": verdict.promote,
+        "champion": now is not None and now.version == version.version,
         "gate": verdict.reason,
     }
 
 
-def metric_name(row: Mapping[str, Any]) -> str:
-    """``dataset.protocol.model.metric``, of the characters that the tracker takes."""
-    return re.sub(r"[^\w\-./ ]", "_", f"{row['dataset']}.{row['protocol']}.{row['model']}.{row['metric']}")
+def _register(
+    context: dg.AssetExecutionContext, store: Any, tracking: Any, client: Any, made: Manifest, metrics: Any
+) -> Any:
+    trained = manifest.read(store, "pretrained_checkpoint")
+    assert trained is not None, "the stage has read it"
+    # The training may have ended while the tracker was gone.
+    tracking.deliver()
+    run = tracking.find_run(client, "pretrained_checkpoint", trained.fingerprint)
+    run_id = run.info.run_id if run else client.create_run(tracking.experiment_id(client)).info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        for record in made.files:
+            (Path(folder) / record.path.rsplit("/", 1)[-1]).write_bytes(store.read_bytes(record.path))
+        return tracking.register(
+            client,
+            folder,
+            run_id,
+            made.hash,
+            promotion.scores(metrics),
+            {"dagster.run_id": context.run_id, "data": made.upstream["curated_lvd/all"]},
+        )
 
 
 def _evaluation(store: Any) -> Manifest:
@@ -63,12 +83,21 @@ def _evaluation(store: Any) -> Manifest:
     return found
 
 
-def _champion_metrics(tracking: Any, client: Any, candidate: str) -> Mapping[str, float]:
-    champion = tracking.champion(client)
-    if champion is None or str(champion.version) == str(candidate):
-        return {}
-    model = client.get_logged_model(champion.model_id)
+def _scores(client: Any, version: Any) -> Mapping[str, float]:
+    model = client.get_logged_model(version.model_id)
     return {m.key: m.value for m in model.metrics or []}
+
+
+def embeds(tracking: Any, version: Any) -> tuple[bool, str]:
+    """Load a version as a user would and embed one image: ``(whether that gave a unit vector, what came)``."""
+    import mlflow
+    import numpy as np
+
+    model = mlflow.pyfunc.load_model(f"models:/{tracking.model_name}/{version}")
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    vectors = np.asarray(model.predict([image]))
+    norm = float(np.linalg.norm(vectors[0]))
+    return vectors.ndim == 2 and abs(norm - 1) < 1e-3, f"one image → {vectors.shape}, norm {norm:.4f}"
 
 
 registered_model = stage_asset("registered_model", after=register)
@@ -81,23 +110,11 @@ registered_model = stage_asset("registered_model", after=register)
     blocking=True,
 )
 def embeds_check(lake: dg.ResourceParam[Any], tracking: dg.ResourceParam[Any]) -> dg.AssetCheckResult:
-    """Load the registered version as a user would and embed one image."""
-    import numpy as np
-
+    """The version of the present manifest."""
     made = manifest.read(lake.store(), "registered_model")
     assert made is not None, "the check runs after its asset"
-    client = tracking.client()
-    version = tracking.find_version(client, made.hash)
+    version = tracking.find_version(tracking.client(), made.hash)
     if version is None:
         return dg.AssetCheckResult(passed=False, description=f"no model version carries manifest {made.hash[:12]}")
-    import mlflow
-
-    model = mlflow.pyfunc.load_model(f"models:/{tracking.model_name}/{version.version}")
-    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    vectors = np.asarray(model.predict([image]))
-    norm = float(np.linalg.norm(vectors[0]))
-    return dg.AssetCheckResult(
-        passed=vectors.ndim == 2 and abs(norm - 1) < 1e-3,
-        description=f"one image → {vectors.shape}, norm {norm:.4f}",
-        metadata={"version": str(version.version), "width": int(vectors.shape[-1])},
-    )
+    passed, said = embeds(tracking, version.version)
+    return dg.AssetCheckResult(passed=passed, description=said, metadata={"version": str(version.version)})

@@ -154,7 +154,15 @@ _ALL = (
         "registered_model",
         "release",
         "The model folder (safetensors, config, card), registered; champion only when the gate passes.",
-        upstream={"pretrained_checkpoint": "all", "evaluation_metrics": "all", "curated_lvd": "all"},
+        upstream={
+            "pretrained_checkpoint": "all",
+            "evaluation_metrics": "all",
+            "curated_lvd": "all",
+            "deduplicated_set": "all",
+            "benchmark_sets": "all",
+            "benchmark_edges": "all",
+        },
+        version="2",
         kinds=("mlflow",),
     ),
     _stage(

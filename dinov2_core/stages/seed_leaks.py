@@ -31,7 +31,7 @@ def leaking(run: StageRun, seeds: Sequence[Mapping[str, Any]]) -> np.ndarray:
     names, reference = vectors.from_table(run.read("benchmark_sets", "copy_embeddings"))
     if not len(seeds) or not len(names):
         return lost
-    rule = _rule(run)
+    rule = leak_rule(run)
     (benchmarks,) = run.manifests("benchmark_sets")
     found = NeighbourSearch(reference).above(
         _embedded(run, seeds, str(benchmarks.params["model"]), int(benchmarks.params["side"])),
@@ -47,7 +47,8 @@ def leaking(run: StageRun, seeds: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return lost
 
 
-def _rule(run: StageRun) -> CopyRule:
+def leak_rule(run: StageRun) -> CopyRule:
+    """The rule by which ``deduplicated_set`` found the pool's leaks; it may have been fitted to the pool."""
     used = [m.counts["benchmark_rule"] for m in run.manifests("deduplicated_set") if "benchmark_rule" in m.counts]
     return CopyRule(**used[0]) if used else CopyRule(PAPER)
 

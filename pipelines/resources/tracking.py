@@ -30,15 +30,16 @@ log = logging.getLogger(__name__)
 class Tracking(dg.ConfigurableResource):
     """The experiment tracker, and the name of the registered model.
 
-    ``spool``: the folder of what waits to be sent; on a disk that outlives the process. ``patience``: seconds that a
-    training which has ended waits for the tracker. ``every``, ``system_every``: seconds between two sendings, and
-    between two samples of the machine. ``checkpoints``: send the checkpoints as artifacts too.
+    ``spool``: the folder of what waits to be sent, on a disk that outlives the process (environment: ``DINOV2_SPOOL``).
+    ``checkpoints``: send the checkpoints as artifacts too (``DINOV2_TRACK_CHECKPOINTS=1``). ``patience``: seconds that
+    a training which has ended waits for the tracker. ``every``, ``system_every``: seconds between two sendings, and
+    between two samples of the machine.
     """
 
     uri: str = ""
     experiment: str = "dinov2"
     model_name: str = "dinov2"
-    spool: str = "mlspool"
+    spool: str = ""
     every: float = 5.0
     patience: float = 30.0
     system_every: float = 10.0
@@ -46,11 +47,15 @@ class Tracking(dg.ConfigurableResource):
 
     @classmethod
     def from_environment(cls) -> Tracking:
-        return cls(
-            uri=os.environ.get("MLFLOW_TRACKING_URI", ""),
-            spool=os.environ.get("DINOV2_SPOOL", "mlspool"),
-            checkpoints=os.environ.get("DINOV2_TRACK_CHECKPOINTS", "") not in ("", "0"),
-        )
+        return cls(uri=os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+    @property
+    def spool_folder(self) -> Path:
+        return Path(self.spool or os.environ.get("DINOV2_SPOOL") or "mlspool")
+
+    @property
+    def sends_checkpoints(self) -> bool:
+        return self.checkpoints or os.environ.get("DINOV2_TRACK_CHECKPOINTS", "") not in ("", "0")
 
     def client(self) -> Any:
         """An ``MlflowClient`` on this tracker; the fluent API is set to the same place."""
@@ -89,6 +94,32 @@ class Tracking(dg.ConfigurableResource):
     def find_run(self, client: Any, stage: str, fingerprint: str) -> Any | None:
         """The run of this very training, where one was begun."""
         return find_run(client, self.experiment_id(client), stage, fingerprint)
+
+    def find_version(self, client: Any, manifest_hash: str) -> Any | None:
+        """The registered model version made from this manifest, or None."""
+        from pipelines.resources.registry import find_version
+
+        return find_version(client, self.model_name, manifest_hash)
+
+    def register(
+        self,
+        client: Any,
+        folder: str,
+        run_id: str,
+        manifest_hash: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+    ) -> Any:
+        """Log and register the model in ``folder`` as candidate; see ``registry.register``."""
+        from pipelines.resources.registry import register
+
+        return register(client, self.model_name, folder, run_id, manifest_hash, metrics, tags)
+
+    def champions(self, client: Any) -> Any:
+        """Who is and was champion: promotion and rollback; see ``registry.Champions``."""
+        from pipelines.resources.registry import Champions
+
+        return Champions(client, self.model_name)
 
     def champion(self, client: Any) -> Any | None:
         """The version that carries the alias ``champion``, or None."""
@@ -135,7 +166,7 @@ class Tracking(dg.ConfigurableResource):
 
     def deliver(self, spools: list[Spool] | None = None) -> int:
         """Send what waits, of all trainings or of some; how many spools were there. Raises what MLflow raises."""
-        spools = waiting(Path(self.spool)) if spools is None else spools
+        spools = waiting(self.spool_folder) if spools is None else spools
         if spools:
             client = self.client()
             for one in spools:
@@ -188,7 +219,7 @@ class Trainings:
             self._begin(write, name, stage, (self._stage, self._fingerprint), {})
         write("params", values={f"recipe.{key}": str(value) for key, value in flatten(recipe).items()})
         write("text", path="recipe.json", text=canonical_json(recipe))
-        watched = _Checkpoints(checkpoints, write) if self._tracking.checkpoints else None
+        watched = _Checkpoints(checkpoints, write) if self._tracking.sends_checkpoints else None
         if watched:
             self._checkpoints.append(watched)
         status = "FAILED"
@@ -213,11 +244,11 @@ class Trainings:
             log.warning(
                 "the tracker has not taken everything; the rest waits in %s and is sent with the next training or by "
                 "`python -m pipelines.resources.tracking`",
-                self._tracking.spool,
+                self._tracking.spool_folder,
             )
 
     def _spool(self, stage: str) -> Spool:
-        return Spool(Path(self._tracking.spool), stage, self._fingerprint)
+        return Spool(self._tracking.spool_folder, stage, self._fingerprint)
 
     def _begin(
         self, write: Writer, name: str, stage: str, parent: tuple[str, str] | None, params: Mapping[str, Any]
@@ -243,7 +274,7 @@ class Trainings:
     def _send(self) -> None:
         client = self._tracking.client()
         # Its own first: what others left may be of another tracker.
-        spools = sorted(waiting(Path(self._tracking.spool)), key=lambda one: one.fingerprint != self._fingerprint)
+        spools = sorted(waiting(self._tracking.spool_folder), key=lambda one: one.fingerprint != self._fingerprint)
         for spool in spools:
             delivery = self._deliveries.setdefault(
                 spool.path, Delivery(spool, client, lambda: self._tracking.experiment_id(client))
@@ -297,7 +328,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{count} trainings had something to send; {len(waiting(Path(tracking.spool)))} still have")
+    print(f"{count} trainings had something to send; {len(waiting(tracking.spool_folder))} still have")
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from assets.evaluation_metrics import PROTOCOLS, protocol_checks, verdict
-from assets.registered_model import metric_name
+from assets.promotion import metric_name
 from dinov2_core.evaluate import protocols
 
 

@@ -99,6 +99,8 @@ def upstream(store: Store) -> None:
         for i, (d, c) in enumerate(pictures(count, seed))
     ]
     put(store, "benchmark_sets", labelled=labelled)
+    put(store, "benchmark_edges", "b1", benchmark_edges=[])
+    put(store, "deduplicated_set", components=[])
 
 
 def make(
