@@ -82,7 +82,7 @@ def new_batches(context: dg.SensorEvaluationContext, lake: Lake) -> dg.SensorRes
 def champion_changed(
     context: dg.SensorEvaluationContext, lake: Lake, tracking: Tracking, alerts: Alerts
 ) -> dg.SensorResult | dg.SkipReason:
-    """Observe the champion; propose the job that adopts it."""
+    """Record which version is champion; propose the job that adopts it."""
     try:
         check_setting(lake)
         found = tracking.champion(tracking.client())
@@ -103,7 +103,8 @@ def champion_changed(
         )
     context.log.info(text)
     alerts.send(text)
-    seen = dg.AssetObservation(champion.NAME, tags={DATA_VERSION_TAG: version}, description=text)
+    # A materialisation and not an observation: only those give an external asset a version that others are stale by.
+    seen = dg.AssetMaterialization(champion.NAME, tags={DATA_VERSION_TAG: version}, description=text)
     return dg.SensorResult(asset_events=[seen], cursor=version)
 
 

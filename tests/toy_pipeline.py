@@ -102,9 +102,7 @@ STAGES = {
             external=f"{_HERE}:sources_state",
             partitioned=True,
         ),
-        _spec(
-            "embeddings", upstream={"raw_crawl": "same"}, partitioned=True, external=f"{_HERE}:encoder_state"
-        ),
+        _spec("embeddings", upstream={"raw_crawl": "same"}, partitioned=True, external=f"{_HERE}:encoder_state"),
         _spec("seed_embeddings", external=f"{_HERE}:encoder_state"),
         _spec("curated_lvd", upstream={"embeddings": "all", "seed_embeddings": "all"}),
     )

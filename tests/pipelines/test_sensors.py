@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.instance.types import DynamicPartitionsStore  # noqa: F401
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from dinov2_core import adopted_encoder
@@ -197,7 +196,7 @@ def test_another_champion_marks_the_embeddings_stale_and_proposes_but_starts_not
     assert stale(toy, "embeddings", "b1") == ["has a new dependency data version: champion"], "and hides nothing"
 
 
-def test_an_adopted_champion_embeds_and_curates_and_is_stale_no_more(  # noqa: F811
+def test_an_adopted_champion_embeds_and_curates_and_is_stale_no_more(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy_pipeline.put(toy.folder, "b1", "1\n")
