@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from assets import data_docs
+from dinov2_core.gates.blocks import show
 from pipelines.demo import browser
 from pipelines.demo.screenshots import MOST_BYTES, compact
+from tests.report.test_data_docs import result
 from tests.report.test_page import HOSTILE, html, report
 
 needs_browser = pytest.mark.skipif(browser.executable() is None, reason="no Chromium on the path")
@@ -32,6 +35,39 @@ def test_hostile_pages_request_nothing_and_run_nothing(tmp_path: Path) -> None:
             assert page.title() == " ".join(text.split())
     assert ran == []
     assert [url for url in asked if not url.startswith(("data:", tmp_path.as_uri()))] == []
+
+
+@pytest.mark.browser
+@needs_browser
+def test_hostile_data_docs_request_nothing_and_run_nothing(tmp_path: Path) -> None:
+    """Every word of a crawled page that an example, a batch's name or a setting can carry, as a browser reads it."""
+    asked: list[str] = []
+    ran: list[str] = []
+    with browser.page(1200, 800) as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+        for text in HOSTILE:
+            (tmp_path / "index.html").write_text(data_docs.index([result(text)]))
+            (tmp_path / "a.c.html").write_text(data_docs.page(result(text)))
+            page.goto((tmp_path / "index.html").as_uri())
+            page.click("text=a: c")
+            assert page.url == (tmp_path / "a.c.html").as_uri(), "the index leads to the check's page"
+            assert [e.text_content() for e in page.query_selector_all("code")][:2] == [show(text)] * 2
+    assert ran == []
+    assert [url for url in asked if not url.startswith(tmp_path.as_uri())] == []
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_data_docs_fit_a_phone(tmp_path: Path, scheme: Any) -> None:
+    (tmp_path / "page.html").write_text(data_docs.page(result("a long name " * 8)))
+    with browser.page(390, 844) as page:
+        page.emulate_media(color_scheme=scheme)
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    assert (brightness(ink) < brightness(paper)) == (scheme == "light")
 
 
 @pytest.mark.browser
