@@ -16,8 +16,8 @@ from assets.factory import stage_asset
 from dinov2_core import manifest
 from dinov2_core.manifest import Manifest
 
-# A tag of the registry's: see ``pipelines/resources/registry.py``.
-TAKEN_BACK = "rolled_back"
+# Tags of the registry's: see ``pipelines/resources/registry.py``.
+TAKEN_BACK, MODEL_ID = "rolled_back", "model_id"
 
 
 def register(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: Manifest) -> Mapping[str, Any]:
@@ -84,7 +84,7 @@ def _evaluation(store: Any) -> Manifest:
 
 
 def _scores(client: Any, version: Any) -> Mapping[str, float]:
-    model = client.get_logged_model(version.model_id)
+    model = client.get_logged_model(version.tags[MODEL_ID])
     return {m.key: m.value for m in model.metrics or []}
 
 

@@ -11,6 +11,7 @@ vector to length 1.
 from __future__ import annotations
 
 import base64
+import logging
 from typing import Any
 
 import mlflow
@@ -19,6 +20,9 @@ import numpy as np
 from dinov2_core.embedder import Embedder
 from dinov2_core.errors import UserError
 
+# The signature below says "one of these", which MLflow notes at every load; the entries are checked here.
+logging.getLogger("mlflow.types.type_hints").setLevel(logging.ERROR)
+
 
 class DinoV2(mlflow.pyfunc.PythonModel):
     """Loads the exported folder; depends on the model code only, which the logged model brings along."""
@@ -26,7 +30,7 @@ class DinoV2(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         self.embedder = Embedder.load(context.artifacts["model"])
 
-    # The annotation is the signature. MLflow has no type for "one of these": the entries are checked here.
+    # The annotation is the signature.
     def predict(
         self,
         context: Any,

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 CANDIDATE, CHAMPION = "candidate", "champion"
 ROLLED_BACK = "rolled_back"
 """Tag of a version that was champion and was taken back, with the reason: it is not promoted again by itself."""
+MODEL_ID = "model_id"
+"""Tag of a version: the logged model, on which the scores hang. Versions that are looked up do not say it."""
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 SERVED = ("__init__.py", "config.py", "embedder.py", "errors.py", "images/__init__.py", "images/decode.py", "model")
 """What of ``dinov2_core`` a logged model brings along, so that it needs no other package of ours."""
@@ -285,7 +287,7 @@ def register(
         name,
         source=f"models:/{info.model_id}",
         run_id=run_id,
-        tags=about,
+        tags={**about, MODEL_ID: info.model_id},
         description=card.read_text() if card.exists() else None,
         model_id=info.model_id,
     )
