@@ -10,6 +10,7 @@ import dagster as dg
 
 from pipelines.adoption import adopt_champion
 from pipelines.all_batches import all_batches_executor
+from pipelines.champion import rollback
 
 WRITES = "dinov2/writes"
 """Tag of a run: what it writes. The run queue lets one run at a time write the same (``infra/dagster.yaml``)."""
@@ -47,4 +48,4 @@ evaluate = dg.define_asset_job(
     description="Evaluation of the checkpoints, registration behind the gate, and the report.",
 )
 
-JOBS = (full_pipeline, recurate, pretrain, evaluate, adopt_champion)
+JOBS = (full_pipeline, recurate, pretrain, evaluate, adopt_champion, rollback)
