@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets import champion
 from dinov2_core.stages import registry
 from pipelines.cost import upstream_of
 
@@ -29,11 +30,14 @@ def weekly_if_changed() -> dg.AutomationCondition[Any]:
     they have the same partitions.
     """
     condition = dg.AutomationCondition
+    # Another champion starts nothing by itself, and none at all is no reason to wait.
+    outside = dg.AssetSelection.assets(champion.NAME)
     changed = condition.any_deps_match(condition.data_version_changed() | condition.will_be_requested())
+    changed = changed.ignore(outside)
     return (
         condition.cron_tick_passed(CRON).since_last_handled()
         & (changed.since_last_handled() | condition.code_version_changed().since_last_handled() | condition.missing())
-        & ~condition.any_deps_missing()
+        & ~condition.any_deps_missing().ignore(outside)
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()
     ).with_label("weekly, if changed")

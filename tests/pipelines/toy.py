@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,15 @@ class Toy:
     lake: Lake
     defs: dg.Definitions
 
-    def run(self, job: str = "recurate", **tags: str) -> Any:
-        """Run a job; over every batch where the tags name none."""
+    def run(self, job: str = "recurate", assets: Sequence[str] = (), **tags: str) -> Any:
+        """Run a job, or some assets of it; over every batch where the tags name none."""
         if not any("partition" in tag for tag in tags):
             tags = {**tags, **range_tags(self.instance, self.lake, list(toy_pipeline.STAGES))}
         return self.defs.resolve_job_def(job).execute_in_process(
-            instance=self.instance, tags=tags, raise_on_error=False
+            instance=self.instance,
+            tags=tags,
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey(name) for name in assets] or None,
         )
 
     def made(self, result: Any) -> set[str]:
