@@ -206,6 +206,7 @@ class Courier:
         self._send, self._tick, self._every = send, tick, every
         self._closing = threading.Event()
         self._complained = False
+        self._deadline = 0.0
         self.delivered = False
         """whether the last try sent all there was"""
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -213,6 +214,7 @@ class Courier:
 
     def close(self, patience: float) -> bool:
         """Send what is left, for at most ``patience`` seconds; whether all was sent."""
+        self._deadline = time.monotonic() + patience
         self._closing.set()
         self._thread.join(patience)
         return not self._thread.is_alive() and self.delivered
@@ -220,15 +222,16 @@ class Courier:
     def _work(self) -> None:
         pause = self._every
         next_try = 0.0
-        while True:
-            closing = self._closing.wait(self._every)
+        while not self._closing.wait(self._every):
             self._tick()
-            if closing or time.monotonic() >= next_try:
+            if time.monotonic() >= next_try:
                 self.delivered = self._try()
                 pause = self._every if self.delivered else min(2 * pause, BACKOFF)
                 next_try = 0.0 if self.delivered else time.monotonic() + pause * random.uniform(0.5, 1)  # noqa: S311
-            if closing:
-                return
+        self.delivered = self._try()
+        while not self.delivered and time.monotonic() < self._deadline:
+            time.sleep(min(1.0, self._every))
+            self.delivered = self._try()
 
     def _try(self) -> bool:
         try:
