@@ -195,17 +195,20 @@ class Store:
             self.fs.makedirs(parent, exist_ok=True)
             inner = open(temporary, "wb")  # noqa: SIM115 - closed below, apart from where it may fail
         try:
-            with inner:
-                yield HashingFile(inner, self.root)
-                with self._reaching("cannot be written"):
-                    inner.flush()
-                    os.fsync(inner.fileno())
+            yield HashingFile(inner, self.root)
+            with self._reaching("cannot be written"):
+                inner.flush()
+                os.fsync(inner.fileno())
+                inner.close()
             if exclusive:
                 os.link(temporary, full)
                 os.unlink(temporary)
             else:
                 os.replace(temporary, full)
         except BaseException:
+            # On a full disk closing fails as well, and would hide why.
+            with contextlib.suppress(OSError):
+                inner.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
