@@ -46,18 +46,17 @@ def measure(store: Store, made: Manifest, table: str, rates: Sequence[Rate], *, 
     counts = {rate.name: np.zeros(2, np.int64) for rate in rates}
     total: np.ndarray | None = None
     found = 0
-    for record in made.table(table):
-        for block in reading.blocks(store, record, columns) if columns else ():
-            for rate in rates:
-                hits = block.mask(rate.hits)
-                known = pc.is_valid(block.rows.column(rate.column)).to_numpy(zero_copy_only=False)
-                counts[rate.name] += int((hits & known).sum()), int(known.sum())
-            if vectors:
-                stored = pc.drop_null(block.rows.column("embedding"))
-                width = stored.type.list_size
-                flat = stored.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-                total = (0 if total is None else total) + flat.sum(axis=0, dtype=np.float64)
-                found += len(flat)
+    for _, block in reading.blocks(store, made.table(table), columns) if columns else ():
+        for rate in rates:
+            hits = block.mask(rate.hits)
+            known = pc.is_valid(block.rows.column(rate.column)).to_numpy(zero_copy_only=False)
+            counts[rate.name] += int((hits & known).sum()), int(known.sum())
+        if vectors:
+            stored = pc.drop_null(block.rows.column("embedding"))
+            width = stored.type.list_size
+            flat = stored.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+            total = (0 if total is None else total) + flat.sum(axis=0, dtype=np.float64)
+            found += len(flat)
     mean = tuple((total / found).tolist()) if total is not None and found else ()
     rows = sum(record.rows or 0 for record in made.table(table))
     return BatchProfile(rows, {name: (int(a), int(b)) for name, (a, b) in counts.items()}, mean)

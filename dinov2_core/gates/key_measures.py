@@ -62,7 +62,7 @@ class UniqueShare(Keyed):
         for partition in self.partitions():
             prints = self.all_prints(partition)
             if len(prints):
-                self.values[self.first(partition)] = len(np.unique(prints)) / len(prints)
+                self.values[self.first(partition)] = len(keys.each_once(prints)) / len(prints)
         low, high = self.expect.settings.get("min_value"), self.expect.settings.get("max_value")
         observed = ", ".join(f"{v:.4f}" for v in self.values if v is not None)
         return Finding(self.expect, tuple(self.values), low, high, observed or "no values")
@@ -109,7 +109,7 @@ class Covers(Keyed):
             if known is None:
                 continue
             judged = True
-            missing = known.prints[~keys.inside(known.prints, np.unique(self.all_prints(partition)))]
+            missing = known.prints[~keys.inside(known.prints, keys.each_once(self.all_prints(partition)))]
             self.values[self.first(partition)] = len(missing)
             if len(missing) and len(self.examples) < EXAMPLES:
                 found = keys.rows_of(self.context.store, known.parts, known.columns, known.where, missing)

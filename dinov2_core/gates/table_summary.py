@@ -48,11 +48,10 @@ def summarise(store: Store, stage: str, table: str, partitions: Sequence[str], s
     columns = sorted({c for measure in found for c in measure.columns} | set(context.named_by))
     rows = sum(part.record.rows or 0 for part in parts)
     with Progress(f"{stage}: checking {table}", rows) as progress:
-        for number, part in enumerate(parts):
-            for block in reading.blocks(store, part.record, columns):
-                for measure in found:
-                    measure.add(number, block)
-                progress.advance(len(block))
+        for number, block in reading.blocks(store, [part.record for part in parts], columns):
+            for measure in found:
+                measure.add(number, block)
+            progress.advance(len(block))
     return TableSummary(tuple(p.name for p in parts), rows, tuple(measure.finding() for measure in found))
 
 
