@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dinov2_core import manifest, tables
 from dinov2_core.curation.image_index import to_text
@@ -57,7 +58,7 @@ def fill(name: str, count: int, **columns: pa.Array) -> pa.Table:
         if field.name in columns:
             made.append(columns[field.name].cast(field.type))
         elif pa.types.is_list(field.type):
-            made.append(pa.array([[]] * count, field.type))
+            made.append(pa.ListArray.from_arrays(np.zeros(count + 1, np.int32), pa.array([], field.type.value_type)))
         else:
             made.append(constant(plain.get(field.type, 1), count, field.type))
     return pa.table(made, schema=tables.schema(name))
@@ -69,9 +70,8 @@ def batch_tables(stage: str, batch: str, start: int, count: int, dim: int) -> pa
     rng = np.random.default_rng(start)
     empty = constant("", count, pa.string())
     if stage == "raw_crawl":
-        urls = pa.array(
-            [f"https://example.org/{batch}/{n}/picture-of-something.jpg" for n in range(start, start + count)]
-        )
+        numbers = pc.cast(pa.array(np.arange(start, start + count)), pa.string())
+        urls = pc.binary_join_element_wise(f"https://example.org/{batch}", numbers, "picture-of-something.jpg", "/")
         stored = constant("stored", count, pa.string())
         return fill("images", count, image_id=own, url=urls, status=stored, reason=empty)
     if stage == "filtered_set":
@@ -88,41 +88,58 @@ def batch_tables(stage: str, batch: str, start: int, count: int, dim: int) -> pa
     return pa.table([own, pa.FixedSizeListArray.from_arrays(flat, dim)], schema=tables.schema("embeddings", dim=dim))
 
 
-def make(store: Store, rows: int, part: int, dim: int) -> None:
-    """Two batches that agree with each other, the first a tenth of the second, and the deduplicated set of both."""
-    upstream = {
-        "raw_crawl": [],
-        "filtered_set": ["raw_crawl"],
-        "copy_embeddings": ["filtered_set"],
-        "copy_edges": ["copy_embeddings"],
-        "embeddings": ["filtered_set"],
-    }
-    names = {"raw_crawl": "images", "filtered_set": "verdicts", "copy_edges": "edges"}
-    hashes: dict[str, str] = {}
-    for batch, size in zip(BATCHES, (rows // 10, rows - rows // 10), strict=True):
-        for stage, read in upstream.items():
-            files = []
-            for number, (start, count) in enumerate(chunks(size, part)):
-                # The copy embeddings are only referred to here: narrow ones will do.
-                table = batch_tables(stage, batch, start, count, 2 if stage == "copy_embeddings" else dim)
-                path = f"{stage}/{batch}/{names.get(stage, stage)}-made-{number:05d}.parquet"
-                files.append(store.write_table(path, table))
-            hashes[f"{stage}/{batch}"] = finish(
-                store, stage, batch, files, {f"{r}/{batch}": hashes[f"{r}/{batch}"] for r in read}
-            )
+UPSTREAM = {
+    "raw_crawl": [],
+    "filtered_set": ["raw_crawl"],
+    "copy_embeddings": ["filtered_set"],
+    "copy_edges": ["copy_embeddings"],
+    "embeddings": ["filtered_set"],
+}
+NAMES = {"raw_crawl": "images", "filtered_set": "verdicts", "copy_edges": "edges"}
+
+
+def make(store: Store, stage: str, rows: int, part: int, dim: int) -> None:
+    """What the check of ``stage`` reads: two batches that agree with each other, the first a tenth of the whole."""
+    sizes = dict(zip(BATCHES, (rows // 10, rows - rows // 10), strict=True))
+    if stage == "deduplicated_set":
+        for batch, size in sizes.items():
+            make_batch(store, "filtered_set", batch, size, part, dim)
+        files = []
+        for batch, size in sizes.items():
+            for start, count in chunks(size, part):
+                own = ids(batch, start, count)
+                table = fill("components", count, image_id=own, component=own, reason=constant("", count, pa.string()))
+                files.append(store.write_table(f"deduplicated_set/all/components-made-{len(files):05d}.parquet", table))
+        upstream = {f"filtered_set/{b}": hash_of(store, "filtered_set", b) for b in BATCHES}
+        finish(store, "deduplicated_set", WHOLE, files, upstream)
+    else:
+        for batch, size in sizes.items():
+            make_batch(store, stage, batch, size, part, dim)
+
+
+def make_batch(store: Store, stage: str, batch: str, size: int, part: int, dim: int) -> None:
+    """A batch of a stage, after the batches that it refers to; what is there stays."""
+    if manifest.read(store, stage, batch):
+        return
+    for read in UPSTREAM[stage]:
+        make_batch(store, read, batch, size, part, dim)
     files = []
-    for batch, size in zip(BATCHES, (rows // 10, rows - rows // 10), strict=True):
-        for start, count in chunks(size, part):
-            own = ids(batch, start, count)
-            table = fill("components", count, image_id=own, component=own, reason=constant("", count, pa.string()))
-            files.append(store.write_table(f"deduplicated_set/all/components-made-{len(files):05d}.parquet", table))
-    finish(store, "deduplicated_set", WHOLE, files, {f"filtered_set/{b}": hashes[f"filtered_set/{b}"] for b in BATCHES})
+    for number, (start, count) in enumerate(chunks(size, part)):
+        # The copy embeddings are only referred to here: narrow ones will do.
+        table = batch_tables(stage, batch, start, count, 2 if stage == "copy_embeddings" else dim)
+        path = f"{stage}/{batch}/{NAMES.get(stage, stage)}-made-{number:05d}.parquet"
+        files.append(store.write_table(path, table))
+    finish(store, stage, batch, files, {f"{r}/{batch}": hash_of(store, r, batch) for r in UPSTREAM[stage]})
 
 
-def finish(store: Store, stage: str, partition: str, files: list[FileRecord], upstream: dict[str, str]) -> str:
-    made = Manifest(stage, partition, "made-up", {}, upstream, tuple(files))
-    manifest.write(store, made)
+def hash_of(store: Store, stage: str, partition: str) -> str:
+    made = manifest.read(store, stage, partition)
+    assert made is not None, "it was made before"
     return made.hash
+
+
+def finish(store: Store, stage: str, partition: str, files: list[FileRecord], upstream: dict[str, str]) -> None:
+    manifest.write(store, Manifest(stage, partition, "made-up", {}, upstream, tuple(files)))
 
 
 def measure(root: str, stage: str, table: str) -> dict[str, object]:
@@ -171,11 +188,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         root = options.root or temporary
-        if not manifest.read(Store(root), "deduplicated_set"):
-            make(Store(root), options.rows, options.part, options.dim)
         print(f"{'table':32}{'rows':>12}{'check':>9}{'of it CPU':>11}{'batches':>9}{'import':>9}{'peak':>11}")
         for stage, table in CHECKS:
             if options.table in (None, f"{stage}.{table}"):
+                make(Store(root), stage, options.rows, options.part, options.dim)
                 command = [
                     sys.executable,
                     "-m",
