@@ -31,6 +31,27 @@ class Resources:
 
     cpus: float = 1.0
     gpus: float = 0.0
+    memory: int = 0
+    """bytes; 0 makes no claim"""
+
+
+class QuarantineError(UserError):
+    """Shards that kept failing were set aside; all others are done. ``reasons`` are by key."""
+
+    reasons: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, reasons: Mapping[str, str], *, left: int = 0) -> QuarantineError:
+        """The error for ``reasons``, with ``left`` shards not tried because so many had failed."""
+        shown = [f"{key} ({reason})" for key, reason in list(reasons.items())[:3]]
+        more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        rest = f"{left} were not tried any more" if left else "all others are done"
+        error = cls(
+            f"{len(reasons)} shards were set aside: {', '.join(shown)}{more}; {rest}",
+            todo="mend what is named and run the same command again: it does these shards only",
+        )
+        error.reasons = dict(reasons)
+        return error
 
 
 class ShardMap(Protocol):

@@ -27,7 +27,7 @@ from dinov2_core.errors import DamagedDataError, UserError
 from dinov2_core.locks import partition_lock
 from dinov2_core.manifest import WHOLE, Manifest
 from dinov2_core.progress import Progress
-from dinov2_core.shard_map import InlineShardMap, Resources, ShardFunction, ShardMap, Summary, Task
+from dinov2_core.shard_map import InlineShardMap, QuarantineError, Resources, ShardFunction, ShardMap, Summary, Task
 from dinov2_core.storage import FileRecord, Store
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ Scope = Literal["same", "earlier", "all"]
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 """Takes (step, metrics). Must not raise: tracking that is down never stops a run."""
+
+
+QUARANTINE = "quarantine.json"
+"""Among the done-markers of a map: key → reason of the shards that a cluster engine set aside."""
 
 
 @runtime_checkable
@@ -167,6 +171,9 @@ class StageRun:
         Each task is given ``root`` (the store's), ``key`` and ``stem`` (a prefix for its output files) beside its
         own values. A summary's ``files`` (a list of ``FileRecord`` dictionaries) enter the manifest.
         ``unit`` counts a summary for the progress display, towards ``total``.
+
+        Raises:
+            QuarantineError: shards kept failing on a cluster; their reasons stand beside the done-markers.
         """
         keys = sorted(tasks)
         done: dict[str, Summary] = {}
@@ -182,9 +189,13 @@ class StageRun:
         with Progress(f"{self.where}: {label or function.__name__}", total or len(keys)) as progress:
             for summary in done.values():
                 progress.advance(unit(summary) if unit else 1)
-            for index, summary in self.shard_map.map(call, left, resources=resources):
-                done[left[index]["key"]] = summary
-                progress.advance(unit(summary) if unit else 1)
+            try:
+                for index, summary in self.shard_map.map(call, left, resources=resources):
+                    done[left[index]["key"]] = summary
+                    progress.advance(unit(summary) if unit else 1)
+            except QuarantineError as error:
+                self.store.write_bytes(self.scratch(QUARANTINE), json.dumps(error.reasons, indent=1).encode())
+                raise QuarantineError(error.what, where=self.where, todo=error.todo) from error
         summaries = [done[key] for key in keys]
         self.files += [FileRecord(**f) for s in summaries for f in s.get("files", [])]
         return summaries

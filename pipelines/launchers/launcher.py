@@ -1,0 +1,118 @@
+"""Starting the processes that train together: this one, or several of this machine by torchrun's agent.
+
+A launcher calls one function with one argument in every process and returns what the first of them returned. The
+processes find each other by ``train.launch.joined``, whoever started them, so recipe and checkpoints are the same. A
+process that is lost ends the others; all start again, and the training goes on from its last checkpoint. Several
+machines are in ``ray_train``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dinov2_core.errors import UserError
+
+Function = Callable[[Any], Any]
+_ERROR = "error.pickle"
+
+
+class Launcher(Protocol):
+    """Anything that can run a training's processes."""
+
+    def run(self, function: Function, argument: Any) -> Any:
+        """What ``function(argument)`` returned in the first process; it is called in all of them.
+
+        Both must be picklable: a function of a module, plain values.
+
+        Raises:
+            UserError: whatever a person can mend, from any of the processes; or processes that died too often.
+            Preempted: the training was asked to end and has saved its state.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """This process alone."""
+
+    def run(self, function: Function, argument: Any) -> Any:
+        return function(argument)
+
+
+@dataclass(frozen=True)
+class Torchrun:
+    """``processes`` of this machine, as ``torchrun --standalone`` starts them; ``restarts`` after one is lost."""
+
+    processes: int
+    restarts: int = 3
+
+    def run(self, function: Function, argument: Any) -> Any:
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        with tempfile.TemporaryDirectory() as folder:
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=self.processes,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                max_restarts=self.restarts,
+                monitor_interval=0.2,
+                start_method="spawn",
+                logs_specs=DefaultLogsSpecs(log_dir=folder),
+            )
+            # The processes share the machine's cores, as torchrun has it.
+            threads = os.environ.get("OMP_NUM_THREADS")
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
+            try:
+                found = elastic_launch(config, _called)(function, argument, folder)
+            except ChildFailedError as error:
+                raise _cause(Path(folder)) or died(self.restarts, error.get_first_failure()[1].message) from error
+            finally:
+                if threads is None:
+                    del os.environ["OMP_NUM_THREADS"]
+            result, stopped = found[0]
+            if stopped is not None:
+                raise stopped
+            return result
+
+
+def _called(function: Function, argument: Any, folder: str) -> tuple[Any, Any]:
+    """``(result, None)`` or ``(None, Preempted)``; a user's error is left in ``folder`` for who started this."""
+    from dinov2_core.train.preemption import Preempted
+
+    note = Path(folder) / _ERROR
+    if (error := _cause(Path(folder))) is not None:
+        raise error  # the same again; nothing is gained by a restart
+    try:
+        return function(argument), None
+    except Preempted as stopped:
+        return None, stopped
+    except UserError as error:
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(pickle.dumps(error))
+        temporary.replace(note)
+        raise
+
+
+def _cause(folder: Path) -> UserError | None:
+    note = folder / _ERROR
+    # Written by our own processes into a folder that only this user can read.
+    return pickle.loads(note.read_bytes()) if note.exists() else None  # noqa: S301
+
+
+def died(restarts: int, reason: object) -> UserError:
+    """The error of a training that lost processes more often than ``restarts``."""
+    lines = str(reason).strip().splitlines() or ["no reason is known"]
+    return UserError(
+        f"the training lost a process {restarts + 1} times; the last: {lines[-1].strip()}",
+        todo="look at its log; the same command goes on from the last checkpoint",
+    )
