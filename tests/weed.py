@@ -63,6 +63,9 @@ class Weed:
             *(f"-{name}.port={port}" for name, port in self.ports.items()),
             *(f"-{name}.port.grpc={port}" for name, port in self.grpc.items()),
             "-s3",
+            # Catalogues that nobody here uses, on ports that only one server could have.
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             f"-s3.config={self.folder / 's3.json'}",
         ]
         with (self.folder / "log").open("a") as log:
