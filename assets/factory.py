@@ -106,17 +106,7 @@ def _materialise(
     results = []
     for partition in partitions:
         try:
-            params = spec.load_params(lake.params(spec.name))
-            with watch(context, tracking, lake, spec, params) if watch else nullcontext(None) as tracker:
-                result = stage.materialise(
-                    lake.store(),
-                    spec,
-                    partition,
-                    params,
-                    shard_map=engine.shard_map(),
-                    tracker=tracker,
-                    verify=verify,
-                )
+            result = _brought_up_to_date(context, spec, partition, lake, engine, tracking, watch, verify)
             extra = dict(after(context, lake, tracking, result.manifest)) if after else {}
         except UserError as error:
             # The one line is the message: no retry will mend it, and a stack trace would hide it.
@@ -138,6 +128,28 @@ def _materialise(
     hashes = {r.manifest.partition: r.manifest.hash for r in results}
     version = next(iter(hashes.values())) if len(hashes) == 1 else config.digest(hashes)
     return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata={"batches": len(results)})
+
+
+def _brought_up_to_date(
+    context: dg.AssetExecutionContext,
+    spec: StageSpec,
+    partition: str,
+    lake: Any,
+    engine: Any,
+    tracking: Any,
+    watch: Watch | None,
+    verify: bool,
+) -> Materialised:
+    if engine.by_jobs:
+        # Settings are read by the job: this process may have nothing to read a stage's with.
+        return engine.submit(
+            lake, spec.name, partition, verify=verify, tracked=watch is not None, run_id=context.run_id
+        )
+    params = spec.load_params(lake.params(spec.name))
+    with watch(context, tracking, lake, spec, params) if watch else nullcontext(None) as tracker:
+        return stage.materialise(
+            lake.store(), spec, partition, params, shard_map=engine.shard_map(), tracker=tracker, verify=verify
+        )
 
 
 def metadata_of(result: Materialised) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What runs on the cluster when a stage is a job: ``python -m pipelines.launchers.job_entry DATA_ROOT ID``.
 
-It materialises the one partition that the request names, with the cluster as its engine, and says so by ``job_messages``.
+It materialises the one partition that the request names, with the cluster as its engine, and leaves the outcome where
+``job_messages`` has it.
 """
 
 from __future__ import annotations

@@ -69,4 +69,5 @@ class Engine(dg.ConfigurableResource):
         jobs = RayJobs(
             self.address, folder=self.job_folder, python=self.job_python, cpus=self.job_cpus, gpus=self.job_gpus
         )
-        return jobs.materialise(Request(lake.data_root, stage, partition, lake.params(stage), verify, tracked, run_id))
+        root = lake.data_root if "://" in lake.data_root else os.path.abspath(lake.data_root)
+        return jobs.materialise(Request(root, stage, partition, lake.params(stage), verify, tracked, run_id))
