@@ -1,8 +1,9 @@
 """Every protocol that real data from package registries allow, on given weights: one table, about a minute a row.
 
 Instance retrieval over emoji of seven vendors; segmentation of emoji cut-outs on photos (their transparency is the
-truth); depth of a simulated castle; clips told apart; defects of solar cells by k-NN. An untrained network of the same
-shape stands beside each model: what is not above it was not learned.
+truth); depth of a simulated castle; clips told apart; CIFAR-10 by every classification protocol and under corruptions;
+defects of solar cells. An untrained network of the same shape stands beside each model: what is not above it was not
+learned.
 
 The castle comes as a Debian package (`visp-images-data`), fetched with apt-get where there is one.
 """
@@ -14,8 +15,9 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,8 +28,8 @@ from dinov2_core import parts
 from dinov2_core.evaluate import (
     dense_protocol,
     depth,
+    evaluation,
     frames,
-    knn_protocol,
     retrieval_protocol,
     segmentation,
     video_protocol,
@@ -36,10 +38,12 @@ from dinov2_core.evaluate.cache import FeatureCache
 from dinov2_core.evaluate.datasets import depth as depth_sets
 from dinov2_core.evaluate.datasets import retrieval, solar_cells, video
 from dinov2_core.evaluate.datasets import segmentation as segmentation_sets
+from dinov2_core.evaluate.datasets.labelled import LabelledSet, Picture, Split
 from dinov2_core.evaluate.dense_training import Schedule
 from dinov2_core.evaluate.model import EvalModel
 from dinov2_core.evaluate.protocol import Context, Scores
 from dinov2_core.model.vision_transformer import VisionTransformer
+from pipelines.demo import pictures as cifar_pictures
 
 VENDORS = ("Appl", "Goog", "Twtr", "Joy", "FB", "Sams", "Wind")
 Run = Callable[[EvalModel, Context], Scores]
@@ -119,11 +123,42 @@ def clips(work: Path, seconds: float = 0.5) -> list[Run]:
     return [lambda m, c: video_protocol.run_video(m, data, options, c)]
 
 
+def cifar10(train: int, test: int) -> LabelledSet:
+    """The first pictures of both official splits."""
+    found = cifar_pictures.cifar()
+    sides = {"train": (found.train[:train], found.train_labels), "test": (found.test[:test], found.test_labels)}
+    splits = [
+        Split(
+            name,
+            tuple(Picture(f"cifar10 {name} {i}", cifar_pictures.encode(image)) for i, image in enumerate(images)),
+            labels[: len(images)],
+        )
+        for name, (images, labels) in sides.items()
+    ]
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    return LabelledSet("cifar10", tuple(classes), *splits)
+
+
+def cifar(_work: Path) -> list[Run]:
+    """k-NN, few-shot, linear grid, logistic; and the linear grid's head on fifteen corruptions."""
+    data, fewer = cifar10(5000, 1000), cifar10(5000, 500)
+    settings: Mapping[str, Mapping[str, Any]] = {
+        "knn": {"k": [20]},
+        "linear": {"steps": 1000, "batch": 128},
+        "corruptions": {"steps": 1000, "batch": 128, "severities": [1, 3, 5]},
+    }
+    run = [(name, data) for name in ("knn", "knn-few-shot", "linear", "logistic")] + [("corruptions", fewer)]
+    return [lambda m, c, n=n, d=d: evaluation.evaluate(m, d, [n], c, settings).results[0] for n, d in run]
+
+
 def cells(_work: Path) -> list[Run]:
-    """Defect levels of solar cells by their nearest neighbours."""
+    """Defect levels of solar cells: by their nearest neighbours, and by a linear layer."""
     data = solar_cells.load(parts.fetch(["solar_cells"])[0])
-    options = knn_protocol.KnnOptions(k=(10, 20))
-    return [lambda m, c: knn_protocol.run_knn(m, data, options, c)]
+    settings = {"knn": {"k": [10, 20]}, "linear": {"steps": 1000, "batch": 128}}
+    return [
+        lambda m, c, n=n: evaluation.evaluate(m, data, [n], c, settings).results[0]
+        for n in ("knn", "linear", "logistic")
+    ]
 
 
 def _write_clip(path: Path, piece: list[np.ndarray], side: int = 160) -> None:
@@ -165,7 +200,7 @@ def untrained(model: EvalModel) -> EvalModel:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", nargs="*", default=[], help="weight files; without one a small untrained network")
-    parser.add_argument("--only", nargs="*", choices=("emoji", "cut_outs", "castle", "clips", "cells"))
+    parser.add_argument("--only", nargs="*", choices=("emoji", "cut_outs", "castle", "clips", "cifar", "cells"))
     parser.add_argument("--limit", type=int, default=600, help="emoji; and pictures of the cut-outs' train split / 6")
     parser.add_argument("--castle", type=Path, help="the unpacked Debian package, else it is fetched")
     parser.add_argument("--work", type=Path, default=Path("/tmp/dinov2-real-evaluations"))
@@ -184,6 +219,7 @@ def main() -> None:
         "cut_outs": lambda: cut_outs(options.work / "cut_outs", options.limit // 6, options.limit // 12),
         "castle": lambda: castle(options.work, options.castle),
         "clips": lambda: clips(options.work / "clips"),
+        "cifar": lambda: cifar(options.work),
         "cells": lambda: cells(options.work),
     }
     rows = []

@@ -16,12 +16,13 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--weights", required=True, help="a file, a Hugging Face folder, timm:NAME or hf:OWNER/NAME")
     parser.add_argument("--protocol", default="all", help="a name, several with commas, or all (the default)")
     parser.add_argument("--data", required=True, help="a folder with train/ and test/, or NAME=PATH of a known set")
-    parser.add_argument("--out", required=True, type=Path, help="the folder of scores.md and scores.json")
+    parser.add_argument("--out", required=True, type=Path, help="the folder of scores.md, scores.json and scores.html")
     parser.add_argument("--settings", type=Path, help="a YAML file: protocol → its settings")
     parser.add_argument("--size", type=int, help="input side in pixels; default: the model's")
     parser.add_argument("--heads", type=int, help="attention heads, for files that state none")
     parser.add_argument("--batch", type=int, default=64, help="images a forward pass")
     parser.add_argument("--processes", type=int, default=1, help="local processes that compute features")
+    parser.add_argument("--no-pictures", action="store_true", help="leave out what the model sees in a few pictures")
     cache = os.environ.get("DINOV2_FEATURES", str(Path.home() / ".cache" / "dinov2-pipeline" / "features"))
     parser.add_argument("--cache", type=Path, default=Path(cache), help="where features are kept")
     parser.set_defaults(function=evaluate)
@@ -48,12 +49,9 @@ def evaluate(options: argparse.Namespace) -> None:
     model = EvalModel.load(options.weights, size=options.size, heads=options.heads)
     context = Context(FeatureCache(options.cache), batch=options.batch, processes=options.processes)
     with joined() as process:
-        if process.rank and data.kind != "labelled":
-            # Only the features of labelled images are computed in shares.
-            return
         found = evaluation.evaluate(model, data, names, context, settings)
     if process.rank:
         return
-    evaluation.save(found, model, options.out)
+    evaluation.save(found, model, options.out, None if options.no_pictures else data)
     print(score_tables.markdown(found.results, title=model.name, skipped=found.skipped))
-    print(f"written to {options.out}/scores.md and scores.json")
+    print(f"written to {options.out}/scores.md, scores.json and scores.html")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dinov2_core.errors import UserError
 from dinov2_core.progress import Progress
 
 
@@ -61,7 +62,7 @@ def train_head(
         The mean loss of the last tenth of the steps.
 
     Raises:
-        FloatingPointError: a loss is not finite.
+        UserError: a loss is not finite.
     """
     optimizer = torch.optim.AdamW(head.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
     head.train()
@@ -72,7 +73,8 @@ def train_head(
                 group["lr"] = schedule.lr * schedule.rate(step)
             value = loss(indices)
             if not torch.isfinite(value):
-                raise FloatingPointError(f"the loss of {label} is {value.item()} at step {step}")
+                todo = "look at the weights, or lower the schedule's lr"
+                raise UserError(f"the loss is {value.item()} at step {step}", where=label, todo=todo)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             if schedule.clip:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,11 +23,11 @@ from dinov2_core.evaluate.dense_training import Schedule, train_head
 from dinov2_core.evaluate.depth_losses import gradient_loss, sig_loss
 from dinov2_core.evaluate.depth_scores import METRICS, image_scores
 from dinov2_core.evaluate.dpt import DptHead
-from dinov2_core.evaluate.feature_maps import feature_maps, four_layers, join, last_layers, resize
+from dinov2_core.evaluate.feature_maps import check_maps, feature_maps, four_layers, join, last_layers, resize
 from dinov2_core.evaluate.segmentation import patch_multiple
+from dinov2_core.evaluate.shares import agree, rows, spread
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
-from dinov2_core.progress import track
 
 Kind = Literal["linear", "linear4", "dpt"]
 Layers = list[tuple[Tensor, Tensor]]
@@ -98,9 +99,13 @@ class DepthEstimator:
 
 
 def train_depth(
-    backbone: VisionTransformer, preprocessing: Preprocessing, data: DepthSet, settings: DepthSettings
+    backbone: VisionTransformer,
+    preprocessing: Preprocessing,
+    data: DepthSet,
+    settings: DepthSettings,
+    processes: int = 1,
 ) -> DepthEstimator:
-    """Train the head on ``data.train``; the backbone's weights stay as they are.
+    """Train the head on ``data.train``; the backbone's weights stay as they are. Features are computed in shares.
 
     Raises:
         UserError: a picture or a target cannot be used (see :meth:`DepthSet.read`).
@@ -114,7 +119,7 @@ def train_depth(
         channels = 2 * dim * (1 if settings.kind == "linear" else 4)
         head = BinsHead(channels, low=data.low, high=data.high, bins=settings.bins)
     made = DepthEstimator(backbone.eval(), preprocessing, head.to(device), settings, data.low, data.high)
-    batch = _augmented(made, data) if settings.augment else _stored(made, data)
+    batch = _augmented(made, data) if settings.augment else _stored(made, data, processes)
 
     def loss(indices: list[int]) -> Tensor:
         layers, truth = batch(indices)
@@ -127,6 +132,7 @@ def train_depth(
         return total
 
     train_head(head, len(data.train), loss, settings.schedule, label=f"depth head ({settings.kind}), {data.name}")
+    agree(head)
     return made
 
 
@@ -141,28 +147,43 @@ def _augmented(made: DepthEstimator, data: DepthSet) -> Batch:
         # Enlarging a picture makes things look nearer than they are, so crops are of one scale.
         drawn = [cropped(*data.read(data.train[i]), made.side, rng, fill=0, scales=(1.0, 1.0)) for i in indices]
         images = made.preprocessing.normalize(torch.stack([image for image, _ in drawn])).to(device)
-        return made.layers(images), torch.stack([target for _, target in drawn])
+        flat = rows(lambda part: [tensor for layer in made.layers(part) for tensor in layer], images)
+        return list(zip(flat[::2], flat[1::2], strict=True)), torch.stack([target for _, target in drawn])
 
     return batch
 
 
-def _stored(made: DepthEstimator, data: DepthSet) -> Batch:
+def _stored(made: DepthEstimator, data: DepthSet, processes: int) -> Batch:
     device = next(made.backbone.parameters()).device
-    found, targets = [], []
-    for pair in track(data.train, f"features, {data.name}"):
-        image, target = squared(*data.read(pair), made.side)
-        found.append(made.layers(made.preprocessing.normalize(image[None]).to(device)))
-        targets.append(target)
-    layers = [tuple(torch.cat(parts) for parts in zip(*of_layer, strict=True)) for of_layer in zip(*found, strict=True)]
-    truth = torch.stack(targets)
+    squares = spread(partial(_square, made, data), len(data.train), processes, label=f"features, {data.name}")
+    layers = [
+        tuple(torch.from_numpy(np.concatenate(parts)).to(device) for parts in zip(*of_layer, strict=True))
+        for of_layer in zip(*(found for found, _ in squares), strict=True)
+    ]
+    truth = torch.from_numpy(np.stack([target for _, target in squares]))
     return lambda indices: ([(p[indices], c[indices]) for p, c in layers], truth[indices])
 
 
-def score(estimator: DepthEstimator, data: DepthSet) -> dict[str, NDArray[np.float64]]:
+def _square(
+    made: DepthEstimator, data: DepthSet, number: int
+) -> tuple[list[tuple[NDArray[np.float32], ...]], NDArray[np.float32]]:
+    image, target = squared(*data.read(data.train[number]), made.side)
+    normal = made.preprocessing.normalize(image[None]).to(next(made.backbone.parameters()).device)
+    layers = made.layers(normal)
+    for maps, _ in layers:
+        check_maps(maps, where=str(data.train[number].image))
+    return [tuple(tensor.cpu().numpy() for tensor in layer) for layer in layers], target.numpy()
+
+
+def score(estimator: DepthEstimator, data: DepthSet, processes: int = 1) -> dict[str, NDArray[np.float64]]:
     """Each metric, image by image (``[test images]``); pictures without a counted pixel in the crop give NaN."""
-    rows = []
-    for pair in track(data.test, f"depth, {data.name}"):
-        pixels, truth = data.read(pair)
-        found = image_scores(estimator.predict(pixels), truth, low=data.low, high=data.high, crop=data.crop)
-        rows.append(found or dict.fromkeys(METRICS, float("nan")))
-    return {name: np.array([row[name] for row in rows]) for name in METRICS}
+    found = spread(partial(_scored, estimator, data), len(data.test), processes, label=f"depth, {data.name}")
+    return {name: np.array([row[name] for row in found]) for name in METRICS}
+
+
+def _scored(estimator: DepthEstimator, data: DepthSet, number: int) -> dict[str, float]:
+    pixels, truth = data.read(data.test[number])
+    metres = estimator.predict(pixels)
+    check_maps(torch.from_numpy(metres), where=str(data.test[number].image))
+    found = image_scores(metres, truth, low=data.low, high=data.high, crop=data.crop)
+    return found or dict.fromkeys(METRICS, float("nan"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from dinov2_core import config
 from dinov2_core.errors import ConfigError, UserError, nearest
-from dinov2_core.evaluate import protocols, score_tables
+from dinov2_core.evaluate import evaluation_page, patch_figures, protocols, score_tables
 from dinov2_core.evaluate.datasets import openers
 from dinov2_core.evaluate.model import EvalModel
 from dinov2_core.evaluate.protocol import Context, NotApplicableError, Scores
@@ -87,7 +87,14 @@ def unfit(needs: str, data: Any) -> str:
     return "" if data.kind == needs else f"needs {needs} data, and this is {data.kind}"
 
 
-def save(found: Evaluation, model: EvalModel, folder: Path) -> None:
-    """The tables of an evaluation in ``folder``."""
+def save(found: Evaluation, model: EvalModel, folder: Path, data: Any = None) -> None:
+    """The tables of an evaluation in ``folder``, and the page with pictures.
+
+    Args:
+        data: shows what the model sees in a few of its pictures, which costs as many forward passes.
+    """
     about = {"model": model.name, "weights": model.digest, "seconds": dict(found.seconds)}
     score_tables.write(folder, found.results, title=model.name, skipped=found.skipped, about=about)
+    shown = patch_figures.some_pictures(data) if data is not None else []
+    seen = [patch_figures.patch_figure(model.backbone, model.preprocessing, shown)] if shown else []
+    evaluation_page.write(folder, found.results, title=model.name, skipped=found.skipped, seen=seen)

@@ -71,6 +71,13 @@ def check_sides(height: int, width: int, patch: int) -> None:
         )
 
 
+def check_maps(maps: Tensor, *, where: str) -> None:
+    """UserError that names the picture where its features, or what a head made of them, are not finite."""
+    if not torch.isfinite(maps).all():
+        todo = "the weights are broken or overflow: load them in float32 and look at this picture"
+        raise UserError("features are not finite", where=where, todo=todo)
+
+
 def join(maps: Sequence[tuple[Tensor, Tensor]], *, cls: bool) -> Tensor:
     """One map of all layers' channels; with ``cls``, each layer's class token stands beside every patch.
 

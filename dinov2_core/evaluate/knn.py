@@ -60,10 +60,10 @@ def merged(parts: Sequence[Nearest], offsets: Sequence[int], k: int) -> Nearest:
     return Nearest(values, index.gather(1, chosen))
 
 
-def vote(
+def votes(
     found: Nearest, labels: Tensor, k: int, *, temperature: float = 0.07, classes: int | None = None
-) -> NDArray[np.int64]:
-    """The class with the largest sum of ``exp(cosine / T)`` over the first k neighbours; of equal sums the smallest.
+) -> NDArray[np.float64]:
+    """The share of each class in the sum of ``exp(cosine / T)`` over the first k neighbours.
 
     The public reference normalises by the softmax over 200 neighbours and then takes k of them: another constant
     factor a query, hence the same classes.
@@ -73,15 +73,24 @@ def vote(
         labels: ``[G]`` int64 from 0.
 
     Returns:
-        ``[Q]`` int64.
+        ``[Q, classes]``; rows sum to 1.
     """
     similarity, index = found.similarity[:, :k], found.index[:, :k]
+    width = classes or int(labels.max()) + 1
     if not len(similarity):
-        return np.empty(0, np.int64)
+        return np.empty((0, width))
     # Relative to the best: the same votes up to a factor, and no overflow at small temperatures.
     weight = ((similarity - similarity[:, :1]) / temperature).exp().double()
-    votes = torch.zeros(len(similarity), classes or int(labels.max()) + 1, dtype=torch.float64)
-    return votes.scatter_add_(1, labels[index], weight).argmax(dim=1).numpy()
+    total = torch.zeros(len(similarity), width, dtype=torch.float64)
+    total.scatter_add_(1, labels[index], weight)
+    return np.asarray((total / total.sum(dim=1, keepdim=True)).numpy())
+
+
+def vote(
+    found: Nearest, labels: Tensor, k: int, *, temperature: float = 0.07, classes: int | None = None
+) -> NDArray[np.int64]:
+    """The class with the largest of :func:`votes`; of equal ones the smallest. ``[Q]`` int64."""
+    return votes(found, labels, k, temperature=temperature, classes=classes).argmax(axis=1)
 
 
 def knn_predict(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dinov2_core.evaluate import knn
+from dinov2_core.evaluate.answer_figures import classification_figures, neighbour_figure
 from dinov2_core.evaluate.classification_scores import classification_score
 from dinov2_core.evaluate.datasets.labelled import LabelledSet
 from dinov2_core.evaluate.model import EvalModel
@@ -33,7 +34,7 @@ class FewShotOptions(KnnOptions):
 
 
 def run_knn(model: EvalModel, data: LabelledSet, options: KnnOptions, context: Context) -> Scores:
-    """One score for each k."""
+    """One score for each k; pictures of the k that the paper reports (20), or the first."""
     one_label(data)
     train, test = (torch.from_numpy(probe_features(model, s, context).last) for s in (data.train, data.test))
     found = knn.nearest(train, test, max(options.k), memory=options.memory)
@@ -44,7 +45,18 @@ def run_knn(model: EvalModel, data: LabelledSet, options: KnnOptions, context: C
         )
         for k in options.k
     ]
-    return Scores("knn", data.name, tuple(scores))
+    shown = 20 if 20 in options.k else options.k[0]
+    shares = knn.votes(found, labels, shown, temperature=options.temperature, classes=len(data.classes))
+    index = found.index.numpy()
+    neighbours = neighbour_figure(
+        "knn",
+        lambda i: data.test.pictures[i].pixels(),
+        lambda i: data.train.pictures[i].pixels(),
+        index,
+        data.train.labels[index] == data.test.labels[:, None],
+    )
+    drawn = classification_figures(f"knn k={shown}", shares, data.test.labels, data.classes)
+    return Scores("knn", data.name, tuple(scores), figures=(neighbours, *drawn))
 
 
 def run_few_shot(model: EvalModel, data: LabelledSet, options: FewShotOptions, context: Context) -> Scores:

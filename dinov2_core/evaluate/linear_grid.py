@@ -115,3 +115,9 @@ class LinearGrid:
         kind = self.kinds.index((head.blocks, head.mean_patch))
         at = self.rates.index(head.rate) * self.classes
         return self.weight[kind][at : at + self.classes], self.bias[kind][at : at + self.classes]
+
+    @torch.no_grad()
+    def logits(self, head: Head, cls: Tensor, mean: Tensor) -> Tensor:
+        """``[N, K]`` of one head."""
+        weight, bias = self.of(head)
+        return torch.nn.functional.linear(inputs(cls, mean, head.blocks, head.mean_patch), weight, bias)

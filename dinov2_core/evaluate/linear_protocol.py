@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinov2_core.evaluate import shares
+from dinov2_core.evaluate.answer_figures import classification_figures, softmax
 from dinov2_core.evaluate.augment_crops import augmented
 from dinov2_core.evaluate.classification_scores import classification_score
 from dinov2_core.evaluate.datasets.labelled import LabelledSet
@@ -82,7 +84,8 @@ def fit(model: EvalModel, data: LabelledSet, options: LinearOptions, context: Co
             rows = pool[torch.randint(len(pool), (options.batch,), generator=generator)]
             if options.augment:
                 images = augmented([data.train.pictures[i] for i in rows], model.preprocessing.size, generator)
-                yield (*model.probe_features(images), labels[rows])
+                cls_, mean_ = shares.rows(lambda part: list(model.probe_features(part)), images)
+                yield cls_, mean_, labels[rows]
             else:
                 yield cls[rows], mean[rows], labels[rows]
 
@@ -111,7 +114,9 @@ def run_linear(model: EvalModel, data: LabelledSet, options: LinearOptions, cont
             for h, v, t in zip(fitted.grid.heads, fitted.holdout, (found == truth).mean(axis=1), strict=True)
         ],
     }
-    return Scores("linear", data.name, (honest, papers), details)
+    logits = fitted.grid.logits(fitted.head, *(torch.from_numpy(np.array(x)) for x in (test.cls, test.mean)))
+    drawn = classification_figures("linear", softmax(logits), truth, data.classes)
+    return Scores("linear", data.name, (honest, papers), details, drawn)
 
 
 LINEAR = Protocol("linear", "classification", "labelled", LinearOptions, run_linear)

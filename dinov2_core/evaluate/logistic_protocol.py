@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from dinov2_core.evaluate.answer_figures import classification_figures, softmax
 from dinov2_core.evaluate.classification_scores import classification_score, mean_average_precision, mean_per_class
 from dinov2_core.evaluate.datasets.labelled import LabelledSet
 from dinov2_core.evaluate.logistic import PAPER_C, Solution, hold_out, path
@@ -37,7 +38,11 @@ def run_logistic(model: EvalModel, data: LabelledSet, options: LogisticOptions, 
     final = fit(train, labels, upto)[-1]
     found = final.scores(test) if data.metric == "mAP" else final.predict(test)
     value = classification_score(found, data.test.labels, data.metric, note="C chosen on a hold-out of train")
-    return Scores("logistic", data.name, (value,), {"C": final.c, "holdout": scores[best]})
+    details = {"C": final.c, "holdout": scores[best]}
+    if data.metric == "mAP":
+        return Scores("logistic", data.name, (value,), details)
+    drawn = classification_figures("logistic", softmax(final.scores(test)), data.test.labels, data.classes)
+    return Scores("logistic", data.name, (value,), details, drawn)
 
 
 def _plain(solution: Solution, features: np.ndarray, labels: np.ndarray, data: LabelledSet) -> float:

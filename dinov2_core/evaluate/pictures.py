@@ -150,6 +150,24 @@ def row(pictures: Sequence[Rgb], *, side: int = 128, gap: int = 6) -> Rgb:
     return sheet
 
 
+def stack(rows: Sequence[Rgb], *, gap: int = 6) -> Rgb:
+    """Rows above each other on white, beginning at the left."""
+    sheet = np.full((sum(len(r) + gap for r in rows) - gap, max(r.shape[1] for r in rows), 3), 255, np.uint8)
+    top = 0
+    for one in rows:
+        sheet[top : top + len(one), : one.shape[1]] = one
+        top += len(one) + gap
+    return sheet
+
+
+def framed(pixels: Rgb, colour: tuple[int, int, int], *, share: float = 0.06) -> Rgb:
+    """The picture inside a frame of its own size, ``share`` of the longer side wide."""
+    made, width = pixels.copy(), max(1, round(share * max(pixels.shape[:2])))
+    for edge in (made[:width], made[-width:], made[:, :width], made[:, -width:]):
+        edge[:] = colour
+    return made
+
+
 def neighbour_rows(pictures: Sequence[Rgb], features: Tensor, *, count: int = 5, side: int = 128) -> list[Rgb]:
     """A row a picture: itself, then the ``count`` others with the largest cosine. ``features``: ``[N, D]``."""
     unit = nn.functional.normalize(features.float(), dim=1)

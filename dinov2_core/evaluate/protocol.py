@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dinov2_core.errors import UserError
 from dinov2_core.evaluate.bootstrap import mean_interval
 from dinov2_core.evaluate.cache import FeatureCache
+from dinov2_core.evaluate.figures import Figure
 from dinov2_core.evaluate.model import EvalModel
 
 
@@ -36,12 +37,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one protocol gave on one data set. ``details``: plain values that belong in the JSON (chosen settings)."""
+    """What one protocol gave on one data set. ``details``: plain values that belong in the JSON (chosen settings);
+    ``figures``: what stands beside the numbers on the page."""
 
     protocol: str
     dataset: str
     scores: tuple[Score, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = field(default=(), compare=False, repr=False)
 
     def named(self, name: str) -> Score:
         """The score of that name; KeyError where there is none."""

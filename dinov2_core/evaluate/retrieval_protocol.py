@@ -16,11 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from dinov2_core.evaluate import retrieval
+from dinov2_core.evaluate.answer_figures import neighbour_figure
 from dinov2_core.evaluate.datasets.labelled import Picture, Split
+from dinov2_core.evaluate.datasets.layout import rgb
 from dinov2_core.evaluate.datasets.retrieval import InstanceSet, RevisitedSet
 from dinov2_core.evaluate.model import EvalModel
 from dinov2_core.evaluate.probe_features import probe_features
 from dinov2_core.evaluate.protocol import Context, Protocol, Score, Scores, score
+
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,12 @@ def run_revisited(model: EvalModel, data: RevisitedSet, options: RevisitedOption
         known = each[~np.isnan(each)]
         if len(known):
             scores.append(score(f"mAP {setup}", known, seed=context.seed))
-    return Scores("revisited", data.name, tuple(scores), {"crop_queries": options.crop_queries})
+    positives = [np.array([*t["easy"], *t["hard"]], np.int64) for t in data.truth]
+    right = np.stack([np.isin(row, p) for row, p in zip(order[:, :_SHOWN], positives, strict=True)])
+    drawn = neighbour_figure(
+        "revisited", lambda q: asked[q].pixels(), lambda i: rgb(data.gallery[i]), order[:, :_SHOWN], right
+    )
+    return Scores("revisited", data.name, tuple(scores), {"crop_queries": options.crop_queries}, (drawn,))
 
 
 def run_instances(model: EvalModel, data: InstanceSet, options: InstanceOptions, context: Context) -> Scores:
@@ -75,14 +84,22 @@ def run_instances(model: EvalModel, data: InstanceSet, options: InstanceOptions,
     known = np.flatnonzero(truth >= 0)
     found = retrieval.met_scores(predicted, confidence, truth)
     positives = [np.flatnonzero(labels == truth[q]) for q in known]
-    each = retrieval.average_precision(retrieval.rank(gallery, queries[known]), positives)
+    order = retrieval.rank(gallery, queries[known])
+    each = retrieval.average_precision(order, positives)
     scores = (
         score("mAP", each, seed=context.seed),
         score("accuracy", predicted[known] == truth[known], seed=context.seed),
         _gap("gap", found.gap, predicted, confidence, truth, context.seed),
         _gap("gap-", found.gap_minus, predicted[known], confidence[known], truth[known], context.seed),
     )
-    return Scores("instances", data.name, scores)
+    drawn = neighbour_figure(
+        "instances",
+        lambda q: rgb(data.queries[known[q]]),
+        lambda i: rgb(data.gallery[i]),
+        order[:, :_SHOWN],
+        labels[order[:, :_SHOWN]] == truth[known][:, None],
+    )
+    return Scores("instances", data.name, scores, figures=(drawn,))
 
 
 def _gap(name: str, value: float, predicted: np.ndarray, confidence: np.ndarray, truth: np.ndarray, seed: int) -> Score:

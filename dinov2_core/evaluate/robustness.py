@@ -18,7 +18,6 @@ from dinov2_core.evaluate.datasets import imagenet
 from dinov2_core.evaluate.datasets.imagenet import Variant
 from dinov2_core.evaluate.datasets.labelled import LabelledSet, Split
 from dinov2_core.evaluate.datasets.layout import lines
-from dinov2_core.evaluate.linear_grid import Head, LinearGrid, inputs
 from dinov2_core.evaluate.linear_protocol import LinearOptions, fit
 from dinov2_core.evaluate.model import EvalModel
 from dinov2_core.evaluate.probe_features import probe_features
@@ -63,12 +62,6 @@ def right(logits: Tensor, variant: Variant) -> NDArray[np.bool_]:
     return np.asarray(variant.accepted[np.arange(len(predicted)), predicted][scored])
 
 
-def logits_of(grid: LinearGrid, head: Head, cls: Tensor, mean: Tensor) -> Tensor:
-    """``[N, classes]`` of one head."""
-    weight, bias = grid.of(head)
-    return torch.nn.functional.linear(inputs(cls, mean, head.blocks, head.mean_patch), weight, bias)
-
-
 def run_robustness(model: EvalModel, data: LabelledSet, options: RobustnessOptions, context: Context) -> Scores:
     """One accuracy a set, of the head chosen on a hold-out of train."""
     sets = variants(data, options)
@@ -80,9 +73,8 @@ def run_robustness(model: EvalModel, data: LabelledSet, options: RobustnessOptio
     for one in sets:
         split = Split(one.name, one.pictures, np.zeros(len(one.pictures), np.int64))
         features = probe_features(model, split, context)
-        logits = logits_of(
-            fitted.grid, fitted.head, *(torch.from_numpy(np.array(x)) for x in (features.cls, features.mean))
-        )
+        both = (torch.from_numpy(np.array(x)) for x in (features.cls, features.mean))
+        logits = fitted.grid.logits(fitted.head, *both)
         scores.append(score(one.name, right(logits, one), note=f"among {len(one.allowed)} classes"))
     return Scores("robustness", data.name, tuple(scores), {"head": str(fitted.head)})
 

@@ -32,6 +32,15 @@ def rows(results: Sequence[Scores]) -> list[dict[str, Any]]:
     ]
 
 
+def formatted(row: Mapping[str, Any]) -> list[str]:
+    """The cells of a row of :func:`rows`: per cent where it is a share."""
+    factor, form = (100, ".1f") if row["share"] else (1, ".3f")
+    value, low, high = (format(factor * row[key], form) for key in ("value", "low", "high"))
+    cells = [row["protocol"], row["dataset"], row["metric"], value, f"{low} – {high}", f"{row['images']:,}"]
+    cells += [format(row[f"paper {s}"], form) if f"paper {s}" in row else "" for s in SIZES]
+    return [*cells, row["note"]]
+
+
 def markdown(results: Sequence[Scores], *, title: str, skipped: Mapping[str, str]) -> str:
     """The table in per cent, and what was left out with its reason."""
     lines = [
@@ -46,12 +55,7 @@ def markdown(results: Sequence[Scores], *, title: str, skipped: Mapping[str, str
         + " | note |",
         "|---|---|---|---|---|---|" + "---|" * (len(SIZES) + 1),
     ]
-    for row in rows(results):
-        factor, form = (100, ".1f") if row["share"] else (1, ".3f")
-        value, low, high = (format(factor * row[key], form) for key in ("value", "low", "high"))
-        cells = [row["protocol"], row["dataset"], row["metric"], value, f"{low} – {high}", f"{row['images']:,}"]
-        cells += [format(row[f"paper {s}"], form) if f"paper {s}" in row else "" for s in SIZES]
-        lines.append("| " + " | ".join([*cells, row["note"]]) + " |")
+    lines += ["| " + " | ".join(formatted(row)) + " |" for row in rows(results)]
     if skipped:
         lines += ["", "Left out:", "", *(f"- `{name}`: {reason}" for name, reason in skipped.items())]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov2_core.evaluate.augment_dense import cropped, squared
-from dinov2_core.evaluate.datasets.dense import IGNORE, Pair, SegmentationSet
+from dinov2_core.evaluate.datasets.dense import IGNORE, SegmentationSet
 from dinov2_core.evaluate.dense_heads import SegmentationHead
 from dinov2_core.evaluate.dense_training import Schedule, train_head
-from dinov2_core.evaluate.feature_maps import feature_maps, join, last_layers, resize
-from dinov2_core.evaluate.segmentation_scores import Counts
+from dinov2_core.evaluate.feature_maps import check_maps, feature_maps, join, last_layers, resize
+from dinov2_core.evaluate.segmentation_scores import Counts, merge
+from dinov2_core.evaluate.shares import agree, rows, spread
 from dinov2_core.evaluate.windows import multi_scale
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
-from dinov2_core.progress import track
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Segmenter:
         found = self.head(features(self.backbone, images, self.settings.layers))
         return resize(found, images.shape[-2], images.shape[-1])
 
-    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """``[H, W, 3]`` uint8 → the likeliest class of each pixel ``[H, W]``."""
+    def predict(self, pixels: NDArray[np.uint8], *, name: str = "picture") -> NDArray[np.uint8]:
+        """``[H, W, 3]`` uint8 → the likeliest class of each pixel ``[H, W]``; UserError where it is not finite."""
         image = self.preprocessing.normalize(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])
         shares = multi_scale(
             self.logits,
@@ -82,6 +83,8 @@ class Segmenter:
             scales=self.settings.scales,
             flip=self.settings.flip,
         )
+        # The largest of numbers that are none is some class.
+        check_maps(shares, where=name)
         return shares[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 
@@ -97,9 +100,16 @@ def features(backbone: VisionTransformer, images: Tensor, layers: int) -> Tensor
 
 
 def train_segmenter(
-    backbone: VisionTransformer, preprocessing: Preprocessing, data: SegmentationSet, settings: SegmentationSettings
+    backbone: VisionTransformer,
+    preprocessing: Preprocessing,
+    data: SegmentationSet,
+    settings: SegmentationSettings,
+    processes: int = 1,
 ) -> Segmenter:
     """Train the head on ``data.train``; the backbone's weights stay as they are.
+
+    Features are computed in shares: of each batch by the ranks that this program may be one of, of stored pictures
+    also by local ``processes``.
 
     Raises:
         UserError: a picture or a target cannot be used (see :meth:`SegmentationSet.read`).
@@ -109,7 +119,7 @@ def train_segmenter(
     device = next(backbone.parameters()).device
     head = SegmentationHead(dim, len(data.classes)).to(device)
     made = Segmenter(backbone.eval(), preprocessing, head, settings)
-    batch = _augmented(made, data) if settings.augment else _stored(made, data)
+    batch = _augmented(made, data) if settings.augment else _stored(made, data, processes)
 
     def loss(indices: list[int]) -> Tensor:
         maps, targets = batch(indices)
@@ -120,6 +130,7 @@ def train_segmenter(
         return total / (wanted != IGNORE).sum().clamp(min=1)
 
     train_head(head, len(data.train), loss, settings.schedule, label=f"segmentation head, {data.name}")
+    agree(head)
     return made
 
 
@@ -133,27 +144,35 @@ def _augmented(made: Segmenter, data: SegmentationSet) -> Batch:
     def batch(indices: list[int]) -> tuple[Tensor, Tensor]:
         drawn = [cropped(*data.read(data.train[i]), made.window, rng, fill=IGNORE) for i in indices]
         images = made.preprocessing.normalize(torch.stack([image for image, _ in drawn])).to(device)
-        return features(made.backbone, images, made.settings.layers), torch.stack([target for _, target in drawn])
+        maps = rows(lambda part: [features(made.backbone, part, made.settings.layers)], images)[0]
+        return maps, torch.stack([target for _, target in drawn])
 
     return batch
 
 
-def _stored(made: Segmenter, data: SegmentationSet) -> Batch:
+def _stored(made: Segmenter, data: SegmentationSet, processes: int) -> Batch:
     device = next(made.backbone.parameters()).device
-    maps, targets = [], []
-    for pair in track(data.train, f"features, {data.name}"):
-        image, target = squared(*data.read(pair), made.window)
-        normal = made.preprocessing.normalize(image[None]).to(device)
-        maps.append(features(made.backbone, normal, made.settings.layers)[0])
-        targets.append(target)
-    all_maps, all_targets = torch.stack(maps), torch.stack(targets)
-    return lambda indices: (all_maps[indices], all_targets[indices])
+    squares = spread(partial(_square, made, data), len(data.train), processes, label=f"features, {data.name}")
+    all_maps, all_targets = (torch.from_numpy(np.stack(parts)) for parts in zip(*squares, strict=True))
+    return lambda indices: (all_maps[indices].to(device), all_targets[indices])
 
 
-def score(segmenter: Segmenter, data: SegmentationSet, pairs: tuple[Pair, ...] | None = None) -> Counts:
-    """Predict ``pairs`` (all of ``data.test``) at their own size and count."""
+def _square(made: Segmenter, data: SegmentationSet, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    image, target = squared(*data.read(data.train[number]), made.window)
+    normal = made.preprocessing.normalize(image[None]).to(next(made.backbone.parameters()).device)
+    maps = features(made.backbone, normal, made.settings.layers)[0].cpu()
+    check_maps(maps, where=str(data.train[number].image))
+    return maps.numpy(), target.numpy()
+
+
+def score(segmenter: Segmenter, data: SegmentationSet, processes: int = 1) -> Counts:
+    """Predict all of ``data.test`` at its own size and count, in shares."""
+    made = partial(_counted, segmenter, data)
+    return merge(spread(made, len(data.test), processes, label=f"segmentation, {data.name}"))
+
+
+def _counted(segmenter: Segmenter, data: SegmentationSet, number: int) -> Counts:
+    pixels, truth = data.read(data.test[number])
     counts = Counts(len(data.classes))
-    for pair in track(data.test if pairs is None else pairs, f"segmentation, {data.name}"):
-        pixels, truth = data.read(pair)
-        counts.add(segmenter.predict(pixels), truth, ignore=IGNORE)
+    counts.add(segmenter.predict(pixels, name=str(data.test[number].image)), truth, ignore=IGNORE)
     return counts

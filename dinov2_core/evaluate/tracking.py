@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinov2_core.evaluate.feature_maps import feature_maps
+from dinov2_core.evaluate.feature_maps import check_maps, feature_maps
 from dinov2_core.evaluate.segmentation import patch_multiple
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
@@ -108,4 +108,5 @@ def _features(
     image = F.interpolate(image, size=shape, mode="bilinear", align_corners=False, antialias=factor < 1)
     image = image.to(next(backbone.parameters()).device)
     maps = feature_maps(backbone, image, (backbone.config.depth - 1,))[0][0]
+    check_maps(maps, where="a frame")
     return F.normalize(maps[0].float(), dim=0).cpu()

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from dinov2_core.errors import UserError
-from dinov2_core.evaluate import beyond_protocol, dense_protocol, depth, protocols, retrieval_protocol, segmentation
+from dinov2_core.evaluate import (
+    beyond_protocol,
+    dense_protocol,
+    depth,
+    protocols,
+    retrieval_protocol,
+    score_tables,
+    segmentation,
+)
 from dinov2_core.evaluate.cache import FeatureCache
 from dinov2_core.evaluate.datasets import depth as depth_sets
 from dinov2_core.evaluate.datasets import retrieval
@@ -91,8 +99,31 @@ def test_segmentation_and_depth_report_intervals(tmp_path: Path, model: EvalMode
     assert rmse.n == 2
     # Everything lies half a metre away, in a range of one.
     assert rmse.value < 0.1
-    with pytest.raises(UserError, match="test pictures only"):
+    with pytest.raises(UserError, match=r"test pictures only.*in the setting `also`"):
         dense_protocol.run_depth(model, depth_sets.sun_rgbd(dense_trees.sun(tmp_path / "sun")), options, context)
+
+
+def test_a_head_of_one_room_is_tested_on_another_as_the_paper_tests_nyus_on_sun(
+    tmp_path: Path, model: EvalModel, context: Context
+) -> None:
+    nyu = depth_sets.nyu(dense_trees.nyu(tmp_path / "nyu", 1))
+    sun = f"sun-rgbd={dense_trees.sun(tmp_path / 'sun')}"
+    schedule = Schedule(steps=4, batch=1, lr=1e-2, warmup=1)
+    settings = depth.DepthSettings(size=32, augment=False, bins=16, schedule=schedule)
+    options = dense_protocol.DepthOptions(("linear",), settings, also=(sun,))
+    found = dense_protocol.run_depth(model, nyu, options, context)
+    rows = {row["metric"]: row for row in score_tables.rows([found])}
+    assert rows["SUN RGB-D: rmse linear"]["paper S"] == 0.477
+    assert rows["SUN RGB-D: rmse linear"]["images"] == 1
+    assert {"rmse linear", "SUN RGB-D: delta1 linear"} <= rows.keys()
+    # The other set by hand: the same head, SUN's own pictures, its range of 8 metres, and nothing cropped away.
+    estimator = depth.train_depth(model.backbone, model.preprocessing, nyu, settings)
+    pixels, truth = depth_sets.sun_rgbd(tmp_path / "sun").read(depth_sets.sun_rgbd(tmp_path / "sun").test[0])
+    expected = np.sqrt(((estimator.predict(pixels).clip(0.001, 8) - truth) ** 2).mean())
+    assert found.named("SUN RGB-D: rmse linear").value == pytest.approx(float(expected), rel=1e-5)
+    masks = f"masks={dense_trees.masks(tmp_path / 'masks', 1)}"
+    with pytest.raises(UserError, match="no depth data"):
+        dense_protocol.run_depth(model, nyu, replace(options, also=(masks,)), context)
 
 
 def _labelled(tmp_path: Path) -> tuple[LabelledSet, Split]:

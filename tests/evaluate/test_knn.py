@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinov2_core.errors import UserError
-from dinov2_core.evaluate.knn import Nearest, few_shot, merged, nearest, vote
+from dinov2_core.evaluate.knn import Nearest, few_shot, merged, nearest, vote, votes
 
 
 def random(rows: int, dim: int, seed: int) -> torch.Tensor:
@@ -67,3 +67,14 @@ def test_few_shot_draws_that_many_of_each_class_and_other_ones_each_time() -> No
 def test_other_widths_are_an_error() -> None:
     with pytest.raises(UserError, match="width 8 and 6"):
         nearest(random(3, 8, 0), random(2, 6, 0), 1)
+
+
+def test_shares_of_the_vote_are_scikit_learns_probabilities() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    gallery, queries = (torch.nn.functional.normalize(random(n, 5, n), dim=1) for n in (60, 20))
+    labels = torch.arange(60) % 4
+    shares = votes(nearest(gallery, queries, 10), labels, 10, temperature=0.2)
+    # On unit vectors the cosine is 1 - d² / 2.
+    plain = KNeighborsClassifier(10, weights=lambda d: np.exp((1 - d**2 / 2) / 0.2)).fit(gallery, labels)
+    assert np.allclose(shares, plain.predict_proba(queries), atol=1e-5)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 
 from dinov2_core.errors import UserError
+from dinov2_core.evaluate.cache import FeatureCache
+from dinov2_core.evaluate.classification_scores import mean_average_precision
+from dinov2_core.evaluate.datasets import folder
+from dinov2_core.evaluate.datasets.labelled import LabelledSet
 from dinov2_core.evaluate.logistic import PAPER_C, hold_out, path
+from dinov2_core.evaluate.logistic_protocol import LogisticOptions, run_logistic
+from dinov2_core.evaluate.protocol import Context
+from tests.evaluate.test_evaluation import model, tree
 
 
 def data(rows: int = 300, dim: int = 12, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,3 +100,32 @@ def test_the_hold_out_leaves_an_image_of_every_class() -> None:
         kept, held = hold_out(labels, seed=seed)
         assert 1 in labels[kept]
         assert sorted([*kept, *held]) == list(range(51))
+
+
+@pytest.mark.parametrize("wide", [40, 1100])
+def test_average_precision_of_several_labels_ranks_by_scores_as_scikit_learns_does(wide: int) -> None:
+    rng = np.random.default_rng(0)
+    train, test = (rng.normal(size=(1050, wide)).astype(np.float32) for _ in range(2))
+    mix = rng.normal(size=(wide, 3)) * 3 / wide**0.5
+    labels, truth = ((x @ mix + rng.normal(size=(1050, 3)) > 1).astype(np.int64) for x in (train, test))
+    labels[:40, 1] = truth[:30, 2] = -1
+    scores = path(train, labels, (1e-3, 1e-2), classes=3, tol=1e-6)[-1].scores(test)
+    theirs, marks = [], truth == 1
+    for k in range(3):
+        known, seen = labels[:, k] >= 0, truth[:, k] >= 0
+        fit = LogisticRegression(C=1e-2, tol=1e-8, max_iter=5000).fit(train[known].astype(float), labels[known, k])
+        theirs.append(average_precision_score(marks[seen, k], fit.decision_function(test[seen].astype(float))))
+    assert mean_average_precision(scores, truth) == pytest.approx(np.mean(theirs), abs=2e-3)
+    # Answers instead of scores would tie all that is called yes.
+    answers = np.eye(3)[scores.argmax(axis=1)]
+    assert mean_average_precision(answers, truth) < np.mean(theirs) - 0.05
+
+
+def test_the_protocol_on_voc_ranks_by_scores(tmp_path: Path) -> None:
+    labelled = folder.load(tree(tmp_path / "set", count=6))
+    table = np.eye(2, dtype=np.int64)
+    train, test = (dataclasses.replace(s, labels=table[s.labels]) for s in (labelled.train, labelled.test))
+    data = LabelledSet("voc2007", labelled.classes, train, test, "mAP")
+    found = run_logistic(model(), data, LogisticOptions(), Context(FeatureCache(tmp_path / "c")))
+    assert found.named("mAP").value == 1.0
+    assert not found.figures

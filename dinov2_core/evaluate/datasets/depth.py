@@ -38,7 +38,7 @@ def kitti(root: Path, *, crop: Crop = "eigen") -> DepthSet:
 
 
 def sun_rgbd(root: Path) -> DepthSet:
-    """Test pictures only (heads come from NYU): ``SUNRGBD_val_splits.txt``, a line is ``RGB DEPTH``."""
+    """Test pictures only, for heads trained on NYUd: ``SUNRGBD_val_splits.txt``, a line is ``RGB DEPTH``."""
     require(
         root, "SUNRGBD_val_splits.txt", form="SUNRGBD_val_splits.txt, a line `RGB DEPTH` with paths below the folder"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from dinov2_core.errors import UserError
-from dinov2_core.evaluate.datasets.layout import inside, json_file, lines, present, require
+from dinov2_core.evaluate.datasets.layout import json_file, lines, present, require
 
 VIDEOS = (".avi", ".mp4", ".webm", ".mkv", ".mov", ".mpg")
 
@@ -105,7 +105,11 @@ def ssv2(root: Path) -> VideoSet:
 def folder(root: Path) -> VideoSet:
     """Anybody's: ``{train,val}/CLASS/*``."""
     require(root, "train", "val", form="{train,val}/CLASS/VIDEO")
-    classes = tuple(sorted(path.name for path in inside(root, "train").iterdir() if path.is_dir()))
+    classes = tuple(sorted(path.name for path in (root / "train").iterdir() if path.is_dir()))
+    for name in classes:
+        if not any(path.suffix.lower() in VIDEOS for path in (root / "train" / name).iterdir()):
+            todo = f"put a video there ({', '.join(VIDEOS)}), or take the folder away"
+            raise UserError("a class without a video", where=str(root / "train" / name), todo=todo)
 
     def part(name: str) -> tuple[Clip, ...]:
         paths = sorted(path for path in (root / name).glob("*/*") if path.suffix.lower() in VIDEOS)
