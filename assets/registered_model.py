@@ -13,7 +13,8 @@ import dagster as dg
 
 from assets import gate_results, promotion
 from assets.factory import stage_asset
-from dinov2_core import manifest
+from dinov2_core import kept, manifest
+from dinov2_core.kept import Kept
 from dinov2_core.manifest import Manifest
 
 # Tags of the registry's: see ``pipelines/resources/registry.py``.
@@ -26,6 +27,9 @@ def register(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: 
     client = tracking.answering()
     metrics = store.read_table(_evaluation(store).table("metrics")[0].path).to_pylist()
     version = tracking.find_version(client, made.hash) or _register(context, store, tracking, client, made, metrics)
+    # From now on `dinov2 gc` keeps what this version was made from.
+    who = f"model {tracking.model_name} version {version.version}"
+    kept.pin(store, f"{tracking.model_name}-{version.version}", Kept(made.hash, "registered_model", who))
     # Its own check comes after the asset, too late for the gate.
     works, said = embeds(tracking, version.version)
     gates = gate_results.not_passed(

@@ -222,3 +222,29 @@ def test_git_that_does_not_answer_stops_the_command(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["gc", "--root", store.root, "--repo", str(tmp_path), "--yes"]) == 1
     assert "git cannot be run" in capsys.readouterr().err
+
+
+def test_pins_follow_the_model_registry(store: Store) -> None:
+    from pipelines import gc as pipelines_gc
+
+    class Version:
+        def __init__(self, number: int) -> None:
+            self.version, self.tags = number, {"manifest": str(number) * 64}
+
+    versions = [Version(1), Version(2)]
+
+    class Tracking:
+        model_name = "dinov2"
+
+        def client(self) -> Tracking:
+            return self
+
+        def search_model_versions(self, query: str) -> list[Version]:
+            assert query == "name = 'dinov2'"
+            return versions
+
+    kept.pin(store, "other-1", Kept("f" * 64, "registered_model", "another registry's"))
+    assert pipelines_gc.compare(store, Tracking()) == (["dinov2-1", "dinov2-2"], [])  # type: ignore[arg-type]
+    del versions[0]
+    assert pipelines_gc.compare(store, Tracking()) == ([], ["dinov2-1"])  # type: ignore[arg-type]
+    assert {name: pin.hash[0] for name, pin in kept.pins(store).items()} == {"dinov2-2": "2", "other-1": "f"}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dinov2_core import manifest
+from dinov2_core import kept, manifest, story
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
 from tests.pipelines.tiny import Tiny
@@ -154,3 +154,56 @@ def test_the_story_of_a_leaked_image_names_its_benchmark_picture(finished: Tiny)
     assert ended.returncode == 0, ended.stderr
     for word in ("raw_crawl[", "filtered_set[", "benchmark_edges["):
         assert word in ended.stdout
+
+
+def test_from_the_champion_to_one_images_url_and_back_by_one_name(finished: Tiny) -> None:
+    import dagster as dg
+    import mlflow
+
+    store = Store(str(finished.data))
+    client = mlflow.MlflowClient(tracking_uri=finished.env["MLFLOW_TRACKING_URI"])
+    version = client.search_model_versions("name = 'dinov2'")[0]
+    registered = manifest.by_hash(store, version.tags["manifest"])
+    assert registered is not None
+    run = client.get_run(version.run_id)
+    curated_name = run.data.tags["manifest.curated_lvd/all"]
+    assert curated_name == registered.upstream["curated_lvd/all"], "the run and the model name the same data"
+    assert curated_name[:36] in {i.dataset.digest for i in run.inputs.dataset_inputs}, "and so does the run's input"
+    card = next(f for f in registered.files if f.path.endswith("card.md"))
+    assert curated_name in store.read_bytes(card.path).decode(), "and the model's card"
+    with dg.DagsterInstance.from_config(str(finished.folder / "dagster")) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("curated_lvd"))
+        assert event is not None
+        assert event.asset_materialization is not None
+        assert event.asset_materialization.tags is not None
+        assert event.asset_materialization.tags["dagster/data_version"] == curated_name, "and Dagster"
+
+    curated = manifest.by_hash(store, curated_name)
+    assert curated is not None
+    images: dict[str, tuple[str, str]] = {}
+    waiting, seen = [curated], set()
+    while waiting:
+        one = waiting.pop()
+        for key, name in one.upstream.items():
+            if name not in seen:
+                seen.add(name)
+                above = manifest.by_hash(store, name)
+                assert above is not None, key
+                waiting.append(above)
+                for part in above.table("images") if above.stage == "raw_crawl" else []:
+                    rows = store.read_table(part.path, ["image_id", "url"]).to_pylist()
+                    images |= {r["image_id"]: (r["url"], name) for r in rows if r["image_id"]}
+    packed = store.read_table(curated.table("packed")[0].path).to_pylist()
+    row = next(r for r in packed if r["image_id"] in images)
+    url, crawl_name = images[row["image_id"]]
+    assert url.startswith("http://")
+
+    # And back: from the URL to the models that have seen it.
+    assert story.find_ids(store, url) == [row["image_id"]]
+    holders = [manifest.by_hash(store, p.rsplit("/", 1)[-1].removesuffix(".json")) for p in store.find(manifest.KNOWN)]
+    below = {crawl_name}
+    for _ in registry.STAGES:
+        below |= {m.hash for m in holders if m is not None and below & set(m.upstream.values())}
+    found = [v for v in client.search_model_versions("name = 'dinov2'") if v.tags["manifest"] in below]
+    assert version.version in {v.version for v in found}
+    assert kept.pins(store)[f"dinov2-{version.version}"].hash == registered.hash, "which gc keeps"
