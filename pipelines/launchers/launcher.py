@@ -8,18 +8,19 @@ machines are in ``ray_train``.
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dinov2_core import errors
 from dinov2_core.errors import UserError
 
 Function = Callable[[Any], Any]
-_ERROR = "error.pickle"
+_ERROR = "error.json"
 
 
 class Launcher(Protocol):
@@ -98,15 +99,19 @@ def _called(function: Function, argument: Any, folder: str) -> tuple[Any, Any]:
         return None, stopped
     except UserError as error:
         temporary = note.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(pickle.dumps(error))
+        about = {"kind": type(error).__name__, "what": error.what, "where": error.where, "todo": error.todo}
+        temporary.write_text(json.dumps(about))
         temporary.replace(note)
         raise
 
 
 def _cause(folder: Path) -> UserError | None:
     note = folder / _ERROR
-    # Written by our own processes into a folder that only this user can read.
-    return pickle.loads(note.read_bytes()) if note.exists() else None  # noqa: S301
+    if not note.exists():
+        return None
+    about = json.loads(note.read_text())
+    kind = getattr(errors, about.pop("kind"), UserError)
+    return kind(about.pop("what"), **about)  # type: ignore[no-any-return]
 
 
 def died(restarts: int, reason: object) -> UserError:

@@ -5,6 +5,7 @@ After each: nothing lost, nothing double, the manifests of an undisturbed run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -112,10 +113,9 @@ def test_a_full_disk_is_one_clear_line_and_with_room_again_the_same_command_goes
     make_here(small_disk, ("raw_crawl/b1",))
     ballast = small_disk / "ballast"
     with ballast.open("wb", buffering=0) as f:
-        with pytest.raises(OSError, match="No space"):
+        with contextlib.suppress(OSError):
             while f.write(bytes(4096)) == 4096:
                 pass
-            raise OSError("No space for the whole of a block")
         f.truncate(max(f.tell() - room * 1024, 0))
     with pytest.raises(UserError, match="No space left on device") as told:
         # With some room left the run gets further before it stops.

@@ -21,7 +21,7 @@ from pipelines.definitions import build_defs
 from pipelines.jobs import CURATION, TRAINING, WRITES
 from pipelines.resources.alerts import Alerts, secret
 from tests import toy_pipeline
-from tests.pipelines.toy import Toy, toy  # noqa: F401
+from tests.pipelines.toy import Toy
 
 ROOT = Path(__file__).resolve().parents[2]
 SUNDAY = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)

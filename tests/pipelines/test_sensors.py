@@ -18,12 +18,12 @@ from pipelines import cost, sensors, sources
 from pipelines.adoption import ADOPTED
 from pipelines.resources.alerts import Alerts
 from tests import toy_pipeline
-from tests.pipelines.toy import Toy, toy  # noqa: F401
+from tests.pipelines.toy import Toy
 
 BATCHES = "crawl_batches"
 
 
-def look(toy: Toy, cursor: str | None = None) -> tuple[Any, str | None]:  # noqa: F811
+def look(toy: Toy, cursor: str | None = None) -> tuple[Any, str | None]:
     """One tick of ``new_batches``: its result and the cursor afterwards. What it asks for is registered."""
     context = dg.build_sensor_context(instance=toy.instance, cursor=cursor, resources={"lake": toy.lake})
     result = sensors.new_batches(context)
@@ -39,7 +39,7 @@ def asked(result: Any) -> tuple[str, str]:
     return request.tags[ASSET_PARTITION_RANGE_START_TAG], request.tags[ASSET_PARTITION_RANGE_END_TAG]
 
 
-def test_a_new_url_list_becomes_a_partition_and_a_run_once_it_stays_as_it_is(toy: Toy) -> None:  # noqa: F811
+def test_a_new_url_list_becomes_a_partition_and_a_run_once_it_stays_as_it_is(toy: Toy) -> None:
     toy_pipeline.put(toy.folder, "b1", "1\n")
     first, cursor = look(toy)
     assert isinstance(first, dg.SkipReason), "it may still be being uploaded"
@@ -54,14 +54,14 @@ def test_a_new_url_list_becomes_a_partition_and_a_run_once_it_stays_as_it_is(toy
     assert after == cursor
 
 
-def test_many_new_batches_are_one_run(toy: Toy) -> None:  # noqa: F811
+def test_many_new_batches_are_one_run(toy: Toy) -> None:
     for number in range(5):
         toy_pipeline.put(toy.folder, f"b{number}", f"{number}\n")
     result, _ = look(toy, look(toy)[1])
     assert asked(result) == ("b0", "b4")
 
 
-def test_the_run_that_is_asked_for_makes_the_new_batch_and_the_whole_and_nothing_else(toy: Toy) -> None:  # noqa: F811
+def test_the_run_that_is_asked_for_makes_the_new_batch_and_the_whole_and_nothing_else(toy: Toy) -> None:
     toy_pipeline.put(toy.folder, "b1", "1\n")
     toy_pipeline.put(toy.folder, "b2", "2\n")
     result, cursor = look(toy, look(toy)[1])
@@ -77,7 +77,7 @@ def test_the_run_that_is_asked_for_makes_the_new_batch_and_the_whole_and_nothing
     assert {name.rsplit("-", 2)[0] for name in new} == {"raw_crawl-b3", "embeddings-b3", "curated_lvd-all"}
 
 
-def test_the_same_look_asks_for_the_same_run_and_a_state_that_returns_for_another(toy: Toy) -> None:  # noqa: F811
+def test_the_same_look_asks_for_the_same_run_and_a_state_that_returns_for_another(toy: Toy) -> None:
     toy_pipeline.put(toy.folder, "b1", "1\n")
     cursor = look(toy)[1]
     first, after = look(toy, cursor)
@@ -96,7 +96,7 @@ def test_the_same_look_asks_for_the_same_run_and_a_state_that_returns_for_anothe
     assert len(keys) == 3, "the run for the first state was long ago; the data is of the second"
 
 
-def test_what_sorts_after_a_changed_batch_is_covered_and_so_is_one_left_half_made(toy: Toy) -> None:  # noqa: F811
+def test_what_sorts_after_a_changed_batch_is_covered_and_so_is_one_left_half_made(toy: Toy) -> None:
     known = ["b1", "b2", "b3", "b9"]
     assert sources.covering(["b2"], known) == ("b2", "b9")
     assert sources.covering(["b9"], known) == ("b9", "b9")
@@ -112,7 +112,7 @@ def test_what_sorts_after_a_changed_batch_is_covered_and_so_is_one_left_half_mad
     assert asked(result) == ("b1", "b3")
 
 
-def test_files_that_are_no_batch_start_nothing_and_are_named(toy: Toy) -> None:  # noqa: F811
+def test_files_that_are_no_batch_start_nothing_and_are_named(toy: Toy) -> None:
     (toy.folder / "data/sources/loose.warc.gz").write_bytes(b"x")
     (toy.folder / "data/sources/.hidden").mkdir()
     (toy.folder / "data/sources/.hidden/urls.txt").write_text("1\n")
@@ -123,7 +123,7 @@ def test_files_that_are_no_batch_start_nothing_and_are_named(toy: Toy) -> None: 
     assert "loose.warc.gz" in str(result.skip_message)
 
 
-def test_a_prefix_that_cannot_be_read_is_a_reason_and_not_a_crash(toy: Toy) -> None:  # noqa: F811
+def test_a_prefix_that_cannot_be_read_is_a_reason_and_not_a_crash(toy: Toy) -> None:
     (toy.folder / "data/sources").rmdir()
     result, _ = look(toy)
     assert "check raw_crawl.sources" in str(result.skip_message)
@@ -152,7 +152,7 @@ class Sent(list[str]):
         return True
 
 
-def watch(toy: Toy, registry: Registry, sent: Sent, cursor: str | None = None) -> Any:  # noqa: F811
+def watch(toy: Toy, registry: Registry, sent: Sent, cursor: str | None = None) -> Any:
     """One tick of ``champion_changed``; what it observed is recorded."""
     context = dg.build_sensor_context(instance=toy.instance, cursor=cursor)
     result = sensors.champion_changed._raw_fn(context, lake=toy.lake, tracking=registry, alerts=sent)
@@ -162,7 +162,7 @@ def watch(toy: Toy, registry: Registry, sent: Sent, cursor: str | None = None) -
     return result
 
 
-def stale(toy: Toy, name: str, partition: str | None = None) -> list[str]:  # noqa: F811
+def stale(toy: Toy, name: str, partition: str | None = None) -> list[str]:
     """Why the web interface shows an asset as stale: reasons with what caused them; empty where it is fresh."""
     graph = toy.defs.resolve_asset_graph()
     from dagster._core.loader import LoadingContextForTest
@@ -174,7 +174,7 @@ def stale(toy: Toy, name: str, partition: str | None = None) -> list[str]:  # no
     return [f"{c.reason}: {c.dependency_asset_key and c.dependency_asset_key.to_user_string()}" for c in causes]
 
 
-def test_another_champion_marks_the_embeddings_stale_and_proposes_but_starts_nothing(toy: Toy) -> None:  # noqa: F811
+def test_another_champion_marks_the_embeddings_stale_and_proposes_but_starts_nothing(toy: Toy) -> None:
     toy_pipeline.put(toy.folder, "b1", "1\n")
     assert toy.run().success
     assert stale(toy, "embeddings", "b1") == []
@@ -196,9 +196,7 @@ def test_another_champion_marks_the_embeddings_stale_and_proposes_but_starts_not
     assert stale(toy, "embeddings", "b1") == ["has a new dependency data version: champion"], "and hides nothing"
 
 
-def test_an_adopted_champion_embeds_and_curates_and_is_stale_no_more(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adopted_champion_embeds_and_curates_and_is_stale_no_more(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_pipeline.put(toy.folder, "b1", "1\n")
     assert toy.run().success
     registry = Registry()
@@ -212,7 +210,7 @@ def test_an_adopted_champion_embeds_and_curates_and_is_stale_no_more(
     assert stale(toy, "seed_embeddings") == []
 
 
-def test_only_a_run_that_adopted_something_is_followed_by_a_run_over_all(toy: Toy) -> None:  # noqa: F811
+def test_only_a_run_that_adopted_something_is_followed_by_a_run_over_all(toy: Toy) -> None:
     def after(**tags: str) -> Any:
         run = toy.instance.create_run_for_job(toy.defs.resolve_job_def("adopt_champion"), tags=tags)
         event = dg.DagsterEvent("PIPELINE_SUCCESS", "adopt_champion")
@@ -227,7 +225,7 @@ def test_only_a_run_that_adopted_something_is_followed_by_a_run_over_all(toy: To
     assert not {ASSET_PARTITION_RANGE_START_TAG, "dagster/partition"} & set(request.tags), "every batch"
 
 
-def test_the_estimate_is_of_what_another_encoder_changes_in_times_that_were_measured(toy: Toy) -> None:  # noqa: F811
+def test_the_estimate_is_of_what_another_encoder_changes_in_times_that_were_measured(toy: Toy) -> None:
     assert cost.affected() == ["embeddings", "seed_embeddings", "curated_lvd"]
     empty = cost.estimate(toy.instance, toy.lake.store())
     assert (empty.images, empty.seconds, empty.unknown) == (0, 0.0, tuple(cost.affected()))
@@ -245,7 +243,7 @@ def test_durations_read_as_people_say_them() -> None:
     assert [s.split("about ")[1] for s in said] == ["90 seconds", "10.0 minutes", "7.0 hours", "4.0 days"]
 
 
-def test_a_dead_process_is_told_apart_from_one_that_got_its_number(toy: Toy) -> None:  # noqa: F811
+def test_a_dead_process_is_told_apart_from_one_that_got_its_number(toy: Toy) -> None:
     from pipelines.all_batches import EXECUTES, STARTED, end_killed_runs, this_process
 
     job = toy.defs.resolve_job_def("recurate")
@@ -276,9 +274,9 @@ def test_an_encoder_is_adopted_whole_or_not_at_all(tmp_path: Path) -> None:
     assert adopted_encoder.read(store) is None
     (tmp_path / "encoders").mkdir()
     (tmp_path / "encoders/adopted.json").write_text(json.dumps({"version": "3", "sha256": "ab"}))
-    with pytest.raises(UserError, match="ab.safetensors are missing — adopt the encoder again"):
+    with pytest.raises(UserError, match=r"ab\.safetensors are missing — adopt the encoder again"):
         adopted_encoder.read(store)
 
 
-def test_alerts_are_a_resource_of_the_location(toy: Toy) -> None:  # noqa: F811
+def test_alerts_are_a_resource_of_the_location(toy: Toy) -> None:
     assert isinstance((toy.defs.resources or {})["alerts"], Alerts)
