@@ -20,6 +20,7 @@ import dagster as dg
 from assets.partitions import CRAWL_BATCHES
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
+from pipelines import versions
 from pipelines.all_batches import end_killed_runs, range_tags, this_process
 from pipelines.definitions import build_defs
 from pipelines.resources.lake import Lake
@@ -88,7 +89,7 @@ def failures(result: Any) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, definitions: dg.Definitions | None = None) -> int:
     """Materialise the named assets in one run."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.materialize", description=__doc__)
     parser.add_argument("assets", nargs="+", metavar="ASSET", help=", ".join(registry.STAGES))
@@ -98,8 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.assets:
             registry.get(name)
         with instance() as on:
-            result = execute("full_pipeline", on=on, partition=options.partition, selection=options.assets)
+            result = execute(
+                "full_pipeline",
+                on=on,
+                partition=options.partition,
+                selection=options.assets,
+                definitions=definitions,
+            )
             problems = failures(result)
+            versions.record(Lake.from_environment(), options.assets)
     except UserError as error:
         problems = [str(error)]
     for line in problems:
