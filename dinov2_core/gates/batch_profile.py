@@ -102,8 +102,9 @@ def rate_shift(name: str, batch: BatchProfile, earlier: Sequence[BatchProfile]) 
 def mean_shift(batch: BatchProfile, earlier: Sequence[BatchProfile]) -> float | None:
     """Distance of a batch's mean vector from that of the earlier batches, without what chance explains: 0 … 2.
 
-    For unit vectors the mean of n scatters about the true one with the squared length ``(1 - |mean|²) / n``, which is
-    taken from the squared distance. None without comparable batches.
+    For unit vectors the mean of n scatters about the true one with the squared length ``(1 - |mean|²) / n`` on
+    average. That squared length itself scatters, most where all lies in one direction: by √2 times its average. So
+    ``1 + √2`` :data:`SURE` of it are taken from the squared distance. None without comparable batches.
     """
     alike = [one for one in earlier if one.mean and len(one.mean) == len(batch.mean)]
     if not batch.mean or not alike:
@@ -112,7 +113,8 @@ def mean_shift(batch: BatchProfile, earlier: Sequence[BatchProfile]) -> float | 
     usual = (np.array([one.mean for one in alike]) * weights[:, None]).sum(axis=0) / weights.sum()
     mean = np.array(batch.mean)
     chance = (1 - mean @ mean) / batch.rows + (1 - usual @ usual) / weights.sum()
-    return float(np.sqrt(max(0.0, float(((mean - usual) ** 2).sum()) - max(0.0, float(chance)))))
+    allowed = (1 + np.sqrt(2) * SURE) * max(0.0, float(chance))
+    return float(np.sqrt(max(0.0, float(((mean - usual) ** 2).sum()) - allowed)))
 
 
 def comparable(batch: Manifest, other: Manifest) -> bool:

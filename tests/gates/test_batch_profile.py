@@ -93,6 +93,16 @@ def test_a_moved_mean_is_measured_and_chance_is_taken_away() -> None:
     assert moved == pytest.approx(float(true), abs=0.02)
 
 
+def test_a_few_vectors_that_lie_in_few_directions_raise_no_alarm() -> None:
+    """An encoder of six steps spreads its vectors along a line or two, where a mean of few scatters most."""
+    rng = np.random.default_rng(0)
+    line = rng.choice([-1.0, 1.0], size=(400, 26))
+    shifts = [
+        mean_shift(BatchProfile(26, {}, (float(x.mean()), 0.0)), [BatchProfile(190, {}, (0.0, 0.0))]) for x in line
+    ]
+    assert sum(shift is not None and shift > 0.2 for shift in shifts) <= 4, "one in a hundred"
+
+
 def test_vectors_of_another_width_are_not_compared() -> None:
     assert mean_shift(batch(0, 9, (1.0, 0.0)), [batch(0, 9, (1.0, 0.0, 0.0))]) is None
 
