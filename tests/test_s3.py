@@ -17,6 +17,7 @@ from PIL import Image
 
 from dinov2_core import manifest, stage
 from dinov2_core.errors import DamagedDataError
+from dinov2_core.images.sets import files_of
 from dinov2_core.shard_map import ProcessShardMap, close_pools
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
@@ -115,6 +116,18 @@ def test_what_another_process_writes_is_seen_at_once(s3: Store) -> None:
     assert s3.folders("stage") == ["b0", "b1"]
     assert s3.find("") == ["stage/b0/manifest.json", "stage/b1/manifest.json"]
     assert s3.read_bytes("stage/b0/manifest.json") == b"[0, 0]"
+
+
+def test_a_source_that_arrives_later_is_seen_by_a_process_that_has_looked_before(s3: Store) -> None:
+    s3.write_bytes("sources/b1/one.txt", b"1")
+    assert files_of(f"{s3.root}/sources/b1")[2] == ["one.txt"]
+    s3.write_bytes("sources/b1/two.txt", b"2")
+    ended = elsewhere(f"""
+        from dinov2_core.storage import Store
+        Store({s3.root!r}).write_bytes("sources/b1/three.txt", b"3")
+    """)
+    assert ended.returncode == 0, ended.stderr
+    assert files_of(f"{s3.root}/sources/b1")[2] == ["one.txt", "three.txt", "two.txt"]
 
 
 def test_deleting_a_folder_is_seen(s3: Store) -> None:

@@ -111,7 +111,6 @@ def index_set(folder: Path, uri: str) -> ImageIndex:
         UserError: nothing there, no image, or a file that cannot be read.
     """
     fs, base, names = files_of(uri)
-    # One listing; object stores have it in memory from the first.
     about = {str(path): info["size"] for path, info in fs.find(base, detail=True).items()}
     digest = config.digest([uri, [(name, about.get(f"{base}/{name}")) for name in names]])
     if (folder / "index.json").exists() and (found := ImageIndex(folder)).digest == digest:

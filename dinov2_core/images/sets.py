@@ -17,6 +17,7 @@ import fsspec
 import pyarrow.parquet as pq
 
 from dinov2_core.errors import UserError
+from dinov2_core.object_store import filesystem, reaching
 
 Labels = Literal["auto", "folder", "none"]
 """Where labels come from. ``folder``: the first folder's name. ``auto``: that where an image lies in a folder,
@@ -164,7 +165,7 @@ def printable(name: str) -> str:
 
 def place_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system and base path of ``uri``, without listing it; a file's base is its folder."""
-    fs, base = fsspec.core.url_to_fs(uri)
+    fs, base = filesystem(uri)
     base = base.rstrip("/")
     return fs, base.rpartition("/")[0] if fs.isfile(base) else base
 
@@ -178,12 +179,13 @@ def files_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str, list[str]]:
         UserError: nothing is there, or it cannot be read.
     """
     try:
-        fs, base = fsspec.core.url_to_fs(uri)
-        base = base.rstrip("/")
-        if fs.isfile(base):
-            parent, _, name = base.rpartition("/")
-            return fs, parent, [name]
-        paths = fs.find(base) if fs.exists(base) else None
+        with reaching(uri):
+            fs, base = filesystem(uri)
+            base = base.rstrip("/")
+            if fs.isfile(base):
+                parent, _, name = base.rpartition("/")
+                return fs, parent, [name]
+            paths = fs.find(base) if fs.exists(base) else None
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"cannot be read: {error}", where=uri, todo="check the path, the bucket's name and its credentials"
