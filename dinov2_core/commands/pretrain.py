@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,18 @@ def register(subparsers: Subparsers) -> None:
     """Add ``dinov2 pretrain --recipe R --data FOLDER_OR_SHARDS --out DIR [key=value …]``."""
     text = "train on a folder of images, shards or Parquet; run again to go on"
     parser = subparsers.add_parser("pretrain", help=text, description=text)
+    _add_options(parser)
+    parser.set_defaults(function=pretrain)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options in ``arguments``, for whoever starts a training otherwise."""
+    parser = argparse.ArgumentParser(prog="dinov2 pretrain")
+    _add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", required=True, help="a name; an unknown one lists them")
     parser.add_argument("--data", required=True, help="a folder of images, of tars or of Parquet, a stage's, or a file")
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")
@@ -33,14 +46,12 @@ def register(subparsers: Subparsers) -> None:
         metavar="key=value",
         help="settings of the recipe, e.g. optim.base_lr=1e-3; and how it is computed, e.g. efficiency.accumulate=4",
     )
-    parser.set_defaults(function=pretrain)
 
 
-def pretrain(options: argparse.Namespace) -> None:
-    """Train and print the summary."""
+def request_of(options: argparse.Namespace, **replaced: Any) -> Any:
+    """The ``pretraining.Request`` of parsed options, with some fields replaced."""
     from dinov2_core import config, pretraining
     from dinov2_core.train.loader import LoaderConfig
-    from dinov2_core.train.preemption import EXIT_CODE, Preempted
     from dinov2_core.train.recipe import EfficiencyConfig
 
     changes, efficiency = split_settings(read_settings(options.settings))
@@ -58,8 +69,16 @@ def pretrain(options: argparse.Namespace) -> None:
         log_every=options.log_every,
         checkpoint_every=options.checkpoint_every,
     )
+    return dataclasses.replace(request, **replaced)
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Train and print the summary."""
+    from dinov2_core import pretraining
+    from dinov2_core.train.preemption import EXIT_CODE, Preempted
+
     try:
-        summary = pretraining.pretrain(request)
+        summary = pretraining.pretrain(request_of(options))
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(EXIT_CODE)

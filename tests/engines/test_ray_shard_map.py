@@ -20,7 +20,7 @@ from dinov2_core.shard_map import ProcessShardMap, QuarantineError, Resources
 from dinov2_core.storage import Store
 from pipelines.engines.ray_shard_map import RayShardMap
 from tests.engines import shards
-from tests.engines.conftest import STORE
+from tests.engines.conftest import STORE, node
 
 pytestmark = pytest.mark.slow
 
@@ -186,7 +186,7 @@ class TestNodes:
     ) -> None:
         store, folder = Store(str(tmp_path / "ray")), tmp_path / "calls"
         count = 40
-        node = cluster.add_node(num_cpus=1, object_store_memory=STORE, memory=1 << 30)
+        extra = node(cluster)
         seen: list[int] = []
 
         class Watched(RayShardMap):
@@ -194,7 +194,7 @@ class TestNodes:
                 for result in super().map(*arguments, **more):
                     seen.append(result[0])
                     if len(seen) == count // 2:
-                        cluster.remove_node(node, allow_graceful=False)
+                        cluster.remove_node(extra, allow_graceful=False)
                     yield result
 
         params = shards.Params(count, str(folder), seconds=0.4)
@@ -225,10 +225,10 @@ class TestNodes:
         share = (utils.get_used_memory() + (3 << 30)) / utils.get_system_memory()
         patch.setenv("RAY_memory_usage_threshold", f"{share:.4f}")
         patch.setenv("RAY_memory_monitor_refresh_ms", "50")
-        node = cluster.add_node(num_cpus=1, object_store_memory=STORE, memory=4 << 30)
+        extra = node(cluster, memory=4 << 30)
         patch.undo()
-        yield node
-        cluster.remove_node(node)
+        yield extra
+        cluster.remove_node(extra)
 
 
 def test_a_program_that_is_killed_and_started_again_goes_on(cluster: Any, tmp_path: Path) -> None:
