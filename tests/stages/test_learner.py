@@ -21,6 +21,7 @@ from dinov2_core.model import weights
 from dinov2_core.shard_map import InlineShardMap
 from dinov2_core.stage import materialise
 from dinov2_core.stages import distilled_checkpoints, registry
+from dinov2_core.stages.evaluation_metrics import read_figures
 from dinov2_core.storage import Store
 from dinov2_core.train.recipes import demo
 
@@ -164,6 +165,21 @@ def test_metrics_stand_beside_their_controls(done: tuple[Store, dict[str, Manife
     assert value["knn", "trained - untrained"] == pytest.approx(difference)
 
 
+def test_pictures_of_the_trained_model_lie_beside_its_scores(done: tuple[Store, dict[str, Manifest]]) -> None:
+    store, made = done
+    listed = read_figures(store, made["evaluation_metrics"])
+    assert [row["name"] for row in listed] == [
+        "patches",
+        "knn neighbours",
+        "knn k=20 confusion",
+        "knn k=20 reliability",
+    ]
+    sizes = [Image.open(io.BytesIO(store.read_bytes(row["path"]))).size for row in listed if row["path"][-3:] == "png"]
+    assert len(sizes) == 2
+    assert all(row["dataset"] and row["caption"] for row in listed)
+    assert all(store.read_bytes(row["path"]).startswith(b"<svg") for row in listed[2:])
+
+
 def test_more_protocols_run_on_every_model(done: tuple[Store, dict[str, Manifest]]) -> None:
     store, _ = done
     settings = {"knn": {"k": [3]}, "linear": {"steps": 5, "batch": 8}}
@@ -203,6 +219,8 @@ def test_the_card_states_data_scores_and_limits(done: tuple[Store, dict[str, Man
     assert "| stripes | knn | trained | accuracy |" in card
     for heading in ("## Licence", "## Limits"):
         assert heading in card
+    assert "show evaluation images, as far as copies were found: 0 (0 identical, 0 dropped, 0 close)" in card
+    assert f"| curated_lvd/all | {made['registered_model'].upstream['curated_lvd/all']} |" in card
     config = json.loads(store.read_bytes(f"{folder}/config.json"))
     assert config["data"]["curated_lvd"]
 
