@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from dinov2_core.commands import Subparsers, options
 
@@ -16,6 +17,8 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("images", metavar="IMAGES")
     options.add_out(parser)
     options.add_search(parser, PAPER)
+    text = "network: SSCD; hash: low frequencies of thumbnails, far faster, without a network; default network"
+    parser.add_argument("--method", choices=("network", "hash"), default="network", help=text)
     parser.set_defaults(function=dedup)
 
 
@@ -23,5 +26,34 @@ def dedup(given: argparse.Namespace) -> None:
     """Run and print."""
     from dinov2_core.curation.folders.dedup import dedup
 
+    if given.method == "hash":
+        options.tell(_by_hash(given), given.out)
+        return
     said = dedup(given.images, given.out, *options.search(given, PAPER), workers=given.workers)
     options.tell(said, given.out)
+
+
+def _by_hash(given: argparse.Namespace) -> dict[str, Any]:
+    from dinov2_core.curation import copy_hash
+    from dinov2_core.curation.folders.dedup import rule_of
+    from dinov2_core.curation.folders.hashing import dedup_by_hash
+    from dinov2_core.errors import UserError
+
+    rule = rule_of(given.threshold, copy_hash.THRESHOLD)
+    network = [f"--{name}" for name in ("align", "flips", "centre", "whiten", "calibrate") if getattr(given, name)]
+    if rule is None or network:
+        raise UserError(
+            f"{network[0] if network else '--threshold auto'} needs the network",
+            where="--method hash",
+            todo="leave it out, or use --method network",
+        )
+    if given.k < 1:
+        raise UserError("--k is too small", todo="give 1 or more")
+    return dedup_by_hash(
+        given.images,
+        given.out,
+        threshold=rule.similarity,
+        k=given.k,
+        memory=given.memory << 20,
+        workers=given.workers,
+    )

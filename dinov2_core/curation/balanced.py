@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dinov2_core.curation.retrieval import members_of
+from dinov2_core.curation.retrieval import cluster_sizes, members_of
+from dinov2_core.curation.scratch import Scratch
 
 
 def quotas(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarray:
@@ -32,13 +33,16 @@ def quotas(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarr
     return taken
 
 
-def balanced_sample(levels: Sequence[np.ndarray], target: int, *, seed: int = 0) -> np.ndarray:
+def balanced_sample(
+    levels: Sequence[np.ndarray], target: int, *, seed: int = 0, scratch: Scratch | None = None
+) -> np.ndarray:
     """``target`` of N points, drawn evenly from the top of the tree down: sorted int64 indices, each once.
 
     ``levels[0]`` int [N] is each point's cluster, ``levels[i + 1]`` the parent of each cluster of level i.
+    ``scratch``: where what grows with N lies.
     """
     rng = np.random.default_rng(seed)
-    weights = [np.bincount(levels[0], minlength=_width(levels, 0))]
+    weights = [cluster_sizes(levels[0], _width(levels, 0))]
     for depth in range(1, len(levels)):
         parents = levels[depth]
         weights.append(np.bincount(parents, weights=weights[-1][: len(parents)], minlength=_width(levels, depth)))
@@ -49,7 +53,8 @@ def balanced_sample(levels: Sequence[np.ndarray], target: int, *, seed: int = 0)
         for parent, children in members_of(levels[depth], np.flatnonzero(share)):
             below[children] = quotas(sizes[children], int(share[parent]), rng)
         share = below
-    chosen = [rng.permutation(own)[: share[leaf]] for leaf, own in members_of(levels[0], np.flatnonzero(share))]
+    leaves = members_of(levels[0], np.flatnonzero(share), scratch)
+    chosen = [rng.permutation(own)[: share[leaf]].copy() for leaf, own in leaves]
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 

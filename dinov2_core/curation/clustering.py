@@ -13,34 +13,43 @@ import numpy as np
 
 from dinov2_core.curation import vectors
 from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core.curation.scratch import Scratch
 from dinov2_core.curation.search_pairs import rank_in_groups
 from dinov2_core.curation.vectors import PickedRows, Rows, rows_of
 
-_BLOCK = 1 << 16
+_BLOCK, _UNBOUNDED = 1 << 16, 1 << 62
 POINTS_PER_CLUSTER = 256
 """k-means is fitted to no more than this many points a cluster: more move the centroids little."""
 
 
-def kmeans(points: Rows, clusters: int, *, seed: int = 0, iterations: int = 20) -> np.ndarray:
+def kmeans(
+    points: Rows, clusters: int, *, seed: int = 0, iterations: int = 20, scratch: Scratch | None = None
+) -> np.ndarray:
     """Centroids of [N, D] unit rows by spherical k-means: float32 [K, D], K = min(clusters, N).
 
     Fitted to the first ``POINTS_PER_CLUSTER · K`` rows, which are a random sample where rows are in order of a hash, as
     the pool's are. Equal inputs give equal centroids: seeded, and on one thread, since sums over threads come in any
-    order.
+    order. ``scratch``: where the points it is fitted to lie; in memory without one.
     """
     clusters = min(clusters, len(points))
-    sample = np.ascontiguousarray(rows_of(points, 0, min(len(points), POINTS_PER_CLUSTER * clusters)))
     if clusters == len(points):
-        return sample
+        return np.array(rows_of(points, 0, clusters))
+    count = min(len(points), POINTS_PER_CLUSTER * clusters)
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        model = faiss.Kmeans(
-            points.shape[1], clusters, niter=iterations, seed=seed, spherical=True, min_points_per_centroid=1
-        )
-        model.train(sample)
-    finally:
-        faiss.omp_set_num_threads(before)
+    with scratch.lend() if scratch else Scratch(_UNBOUNDED) as own:
+        # Faiss notes the nearest centroid of every point and the cosine to it.
+        own.room(12 * count)
+        sample = own.empty((count, points.shape[1]), np.float32)
+        for start in range(0, count, _BLOCK):
+            sample[start : start + _BLOCK] = rows_of(points, start, min(start + _BLOCK, count))
+        faiss.omp_set_num_threads(1)
+        try:
+            model = faiss.Kmeans(
+                points.shape[1], clusters, niter=iterations, seed=seed, spherical=True, min_points_per_centroid=1
+            )
+            model.train(sample)
+        finally:
+            faiss.omp_set_num_threads(before)
     return vectors.unit(np.asarray(model.centroids))
 
 
@@ -72,6 +81,7 @@ def hierarchical_kmeans(
     rounds: int = 10,
     nearest: int = 3,
     iterations: int = 20,
+    scratch: Scratch | None = None,
 ) -> list[Level]:
     """k-means, then k-means on its centroids, and so on: one level for each of ``counts``, finest first.
 
@@ -82,27 +92,31 @@ def hierarchical_kmeans(
     levels: list[Level] = []
     items: Rows = points
     for depth, count in enumerate(counts):
-        centroids = kmeans(items, count, seed=seed + depth, iterations=iterations)
+        centroids = kmeans(items, count, seed=seed + depth, iterations=iterations, scratch=scratch)
         for _ in range(rounds):
-            chosen = _passed(items, centroids, nearest)[1]
-            centroids = kmeans(PickedRows(items, chosen), count, seed=seed + depth, iterations=iterations)
-        levels.append(Level(centroids, _passed(items, centroids, 0)[0]))
+            chosen = PickedRows(items, _nearest(items, centroids, nearest))
+            centroids = kmeans(chosen, count, seed=seed + depth, iterations=iterations, scratch=scratch)
+        levels.append(Level(centroids, _members(items, centroids, scratch)))
         items = centroids
     return levels
 
 
-def _passed(items: Rows, centroids: np.ndarray, nearest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each item's cluster, int32 [N], and the sorted indices of the ``nearest`` items of each cluster's centroid."""
-    members = np.empty(len(items), np.int32)
-    chosen, similarity = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    for start, cluster, cosine in assigned(items, centroids, block=_BLOCK):
+def _members(items: Rows, centroids: np.ndarray, scratch: Scratch | None) -> np.ndarray:
+    """Each item's cluster: int32 [N]."""
+    members = (scratch or Scratch(_UNBOUNDED)).empty(len(items), np.int32)
+    for start, cluster, _ in assigned(items, centroids, block=_BLOCK):
         members[start : start + len(cluster)] = cluster
-        if not nearest:
-            continue
+    return members
+
+
+def _nearest(items: Rows, centroids: np.ndarray, nearest: int) -> np.ndarray:
+    """The sorted indices of the ``nearest`` items of each cluster's centroid: int64 [P]."""
+    chosen, clusters, similarity = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+    for start, cluster, cosine in assigned(items, centroids, block=_BLOCK):
         # The nearest so far compete with those of this block.
         chosen = np.concatenate([chosen, np.arange(start, start + len(cluster))])
-        similarity = np.concatenate([similarity, cosine])
-        order = np.lexsort((chosen, -similarity, members[chosen]))
-        order = order[rank_in_groups(members[chosen[order]]) < nearest]
-        chosen, similarity = chosen[order], similarity[order]
-    return members, np.sort(chosen)
+        clusters, similarity = np.concatenate([clusters, cluster]), np.concatenate([similarity, cosine])
+        order = np.lexsort((chosen, -similarity, clusters))
+        order = order[rank_in_groups(clusters[order]) < nearest]
+        chosen, clusters, similarity = chosen[order], clusters[order], similarity[order]
+    return np.sort(chosen)

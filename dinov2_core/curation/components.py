@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from dinov2_core.curation.scratch import Scratch
+
 _NARROW = 2**31
 _BLOCK = 1 << 20
 """Edges merged, and nodes labelled, at once: working memory is some tens of megabytes."""
@@ -22,8 +24,12 @@ class UnionFind:
     on the order of the edges.
     """
 
-    def __init__(self, nodes: int) -> None:
-        self._parent = np.arange(nodes, dtype=np.int32 if nodes < _NARROW else np.int64)
+    def __init__(self, nodes: int, scratch: Scratch | None = None) -> None:
+        """``scratch``: where the integers lie; in memory without one."""
+        kind = np.int32 if nodes < _NARROW else np.int64
+        self._parent = scratch.empty(nodes, kind) if scratch else np.empty(nodes, kind)
+        for start in range(0, nodes, _BLOCK):
+            self._parent[start : start + _BLOCK] = np.arange(start, min(start + _BLOCK, nodes))
 
     def union(self, a: np.ndarray, b: np.ndarray) -> None:
         """Merge the sets of ``a[i]`` and ``b[i]``, int [E] each, for every i."""

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dinov2_core.curation import pca_hash
 from dinov2_core.curation.neighbours import NeighbourSearch
-from dinov2_core.curation.vectors import unit
+from dinov2_core.curation.scratch import Scratch
+from dinov2_core.curation.vectors import StoredRows, unit
 
 SIDE, DIM = 32, 144
 ENOUGH = 64 * 64
@@ -24,6 +25,11 @@ THRESHOLD = 0.9
 """Cosine from which two pictures are copies: 99 of 100 pairs over it were, among photographs that hold look-alikes."""
 SCALES = ((1.0, 1), (0.96, 2), (0.92, 3), (0.88, 3), (0.84, 3), (0.8, 1))
 """Sides of the parts as shares of the whole, and how many places along a side each is tried at (one: the middle)."""
+COARSE = ((0.0, 0.0, 1.0), (0.04, 0.04, 0.92), (0.08, 0.08, 0.84))
+COARSE_DIM, MARGIN = 64, 0.1
+"""With these parts, axes and margin 99 of 100 pairs that all parts and axes find are found, at a seventh of the cost
+(2,000 pictures of 32 pixels, threshold 0.7)."""
+_BLOCK, _IMAGES, _UNBOUNDED = 4096, 256, 1 << 62
 _FLAT = 1e-3
 """A part whose axes have a smaller norm than this, of grey levels from 0 to 1, shows nothing and is like nothing."""
 
@@ -70,6 +76,20 @@ def describe(thumbnails: np.ndarray, part: tuple[float, float, float] = (0.0, 0.
     return unit(found)
 
 
+def _divided(thumbnails: np.ndarray) -> np.ndarray:
+    """What :func:`describe` gives of every part, by one product: float32 [N, parts, 144]."""
+    values = thumbnails.reshape(len(thumbnails), SIDE * SIDE).astype(np.float32) / 255
+    found = (values @ _all_axes()).reshape(len(values), -1, DIM)
+    norms = np.sqrt(np.einsum("npd,npd->np", found, found))[..., None]
+    found /= np.where(norms < _FLAT, np.inf, norms)
+    return found
+
+
+@functools.cache
+def _all_axes() -> np.ndarray:
+    return np.concatenate([_axes(*part) for part in parts()], axis=1)
+
+
 def mirrored(described: np.ndarray) -> np.ndarray:
     """What :func:`describe` gives of the whole pictures mirrored left to right."""
     _, columns, _ = pca_hash.frequencies(DIM)
@@ -77,27 +97,66 @@ def mirrored(described: np.ndarray) -> np.ndarray:
 
 
 def copy_pairs(
-    thumbnails: np.ndarray, threshold: float = THRESHOLD, k: int = 64
+    thumbnails: np.ndarray,
+    threshold: float = THRESHOLD,
+    k: int = 64,
+    *,
+    margin: float = MARGIN,
+    scratch: Scratch | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs ``a < b`` int64 [P] of pictures one of which, mirrored or not, is like a part of the other: cosine float32
-    over ``threshold``, the highest of all parts. Every picture is compared with at most ``k`` others a part.
+    over ``threshold``, the highest of all parts.
 
-    Work grows with the square of the number of pictures, memory with the number.
+    All pictures are compared by the lowest frequencies of three parts, at most ``k`` others each; only pairs that come
+    within ``margin`` of the threshold there are compared by all parts. Work grows with the square of the number of
+    pictures, memory with the number: ``scratch`` is where it lies.
     """
+    a, b = _candidates(thumbnails, threshold - margin, k, scratch or Scratch(_UNBOUNDED))
+    score = scores(thumbnails, a, b)
+    over = score > threshold
+    return a[over], b[over], score[over]
+
+
+def scores(thumbnails: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The highest cosine of the pictures ``a[i]`` and ``b[i]``, int [P], over all parts of either and mirroring:
+    float32 [P]."""
+    best = np.full(len(a), -1, np.float32)
+    for wholes, divided in ((a, b), (b, a)):
+        order = np.argsort(divided, kind="stable")
+        images, first = np.unique(divided[order], return_index=True)
+        ends = np.append(first[1:], len(order))
+        for start in range(0, len(images), _IMAGES):
+            some = slice(start, start + _IMAGES)
+            own = _divided(thumbnails[images[some]])
+            pairs = order[first[start] : ends[some][-1]]
+            names, place = np.unique(wholes[pairs], return_inverse=True)
+            whole = describe(thumbnails[names])
+            both = np.stack([whole, mirrored(whole)])
+            for image, low, high in zip(own, first[some] - first[start], ends[some] - first[start], strict=True):
+                cosine = (both[:, place[low:high]] @ image.T).max(axis=(0, 2))
+                best[pairs[low:high]] = np.maximum(best[pairs[low:high]], cosine)
+    return best
+
+
+def _candidates(thumbnails: np.ndarray, floor: float, k: int, scratch: Scratch) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs ``a < b`` that a part in ``COARSE`` brings over ``floor``: int64 [P] each."""
     count = len(thumbnails)
-    whole = describe(thumbnails)
-    queries = np.concatenate([whole, mirrored(whole)])
-    keys, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-    for part in parts():
-        # One more neighbour than asked: every picture is its own nearest.
-        found = NeighbourSearch(describe(thumbnails, part)).above(queries, threshold, k + 1)
-        one, two = found.query % count, found.pool
-        keys.append(np.minimum(one, two) * count + np.maximum(one, two))
-        scores.append(found.similarity)
-    key, score = np.concatenate(keys), np.concatenate(scores)
-    order = np.lexsort((-score, key))
-    key, score = key[order], score[order]
-    best = np.diff(key, prepend=-1) != 0
-    a, b = np.divmod(key[best], max(count, 1))
-    other = a != b
-    return a[other], b[other], score[best][other]
+    # The whole, the whole mirrored, and one part after another.
+    rows = [StoredRows(scratch.empty((count, COARSE_DIM), np.float16)) for _ in range(3)]
+    keys = [np.zeros(0, np.int64)]
+    for part in COARSE:
+        for start in range(0, count, _BLOCK):
+            some = slice(start, start + _BLOCK)
+            own = describe(thumbnails[some], part)
+            rows[2].values[some] = own[:, :COARSE_DIM]
+            if part == COARSE[0]:
+                rows[0].values[some], rows[1].values[some] = own[:, :COARSE_DIM], mirrored(own)[:, :COARSE_DIM]
+        search = NeighbourSearch(rows[2])
+        for queries in rows[:2]:
+            # One more neighbour than asked: every picture is its own nearest.
+            for found in search.stream(queries, k + 1, floor):
+                apart = found.query != found.pool
+                one, two = found.query[apart], found.pool[apart]
+                keys.append(np.minimum(one, two) * count + np.maximum(one, two))
+    a, b = np.divmod(np.unique(np.concatenate(keys)), max(count, 1))
+    return a, b

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from dinov2_core.curation import search_faiss
-from dinov2_core.curation.search_exact import BlockSearch, Lowered, Precision, lowered_block, pool_blocks
+from dinov2_core.curation.search_exact import BlockSearch, Lowered, Precision, lowered_block, pool_blocks, use_bfloat16
 from dinov2_core.curation.search_pairs import Neighbours, pair_similarity, ranked
 from dinov2_core.curation.vectors import Rows, rows_of
 
@@ -23,8 +23,8 @@ __all__ = ["NeighbourSearch", "Neighbours", "choose", "measured_recall", "pair_s
 Kind = Literal["exact", "flat", "ivf", "ivf-pq"]
 EXACT_WORK = 1e16
 """Multiplications up to which search is exact by default: half a day of two cores, minutes of a GPU."""
-_KEPT_BYTES = 1 << 30
-"""A pool of no more than this many bytes is rounded once and kept, a larger one for every block of queries."""
+KEEP = 512 << 20
+"""Bytes, the default of ``keep``."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class NeighbourSearch:
         precision: what ``exact`` multiplies in at first; the result is the same.
         device: of ``exact``: ``cpu`` or ``cuda``.
         probes: lists that the approximate kinds look into.
+        keep: a pool that takes no more than this many bytes rounded is rounded once, a larger one for every block of
+            queries.
     """
 
     pool: Rows
@@ -47,7 +49,13 @@ class NeighbourSearch:
     precision: Precision = "auto"
     device: str = "cpu"
     probes: int = 32
+    keep: int = KEEP
     _kept: dict[int, Lowered] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def rounded_bytes(self) -> int:
+        """What the pool takes when it is kept."""
+        return (2 if use_bfloat16(self.precision, self.device) else 4) * len(self.pool) * self.pool.shape[1]
 
     def above(self, queries: Rows, threshold: float, k: int) -> Neighbours:
         """The at most ``k`` pool rows of each query ([N, D]) with cosine over ``threshold``."""
@@ -69,7 +77,7 @@ class NeighbourSearch:
 
     def _exact(self, queries: np.ndarray, k: int, threshold: float) -> Neighbours:
         search = BlockSearch(queries, self.pool, k=k, threshold=threshold, precision=self.precision, device=self.device)
-        keep = 4 * len(self.pool) * self.pool.shape[1] <= _KEPT_BYTES
+        keep = self.rounded_bytes <= self.keep
         for start, stop in pool_blocks(self.pool, 4 * self.block):
             part = self._kept.get(start)
             if part is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinov2_core.curation.neighbours import NeighbourSearch
+from dinov2_core.curation.scratch import Scratch
 from dinov2_core.curation.search_pairs import rank_in_groups
 from dinov2_core.curation.vectors import Rows
 
@@ -20,6 +21,7 @@ LARGE_SET = 1_000_000
 MIN_HITS = 3
 PER_CLUSTER = 10_000
 CAP = 1_000_000
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def cluster_based(
     min_lift: float = 0.0,
     floor: float = -np.inf,
     seed: int = 0,
+    scratch: Scratch | None = None,
 ) -> Draws:
     """At most ``per_cluster`` pool images of every cluster that more than ``min_hits`` queries fall into.
 
@@ -75,16 +78,16 @@ def cluster_based(
     kept. ``query_clusters`` int [Q], ``pool_clusters`` int [M] and ``pool_similarity`` float [M] (to the centroid) come
     from ``clustering.assign``. More than ``cap`` draws are thinned at random. Two rules beyond the paper, off by
     default: a cluster's share of the queries must be ``min_lift`` times its share of the pool, and a member's cosine to
-    its centroid over ``floor``.
+    its centroid over ``floor``. ``scratch``: where what grows with the pool lies.
     """
     rng = np.random.default_rng(seed)
     hits = np.bincount(query_clusters) if len(query_clusters) else np.zeros(0, int)
-    sizes = np.bincount(pool_clusters, minlength=len(hits))[: len(hits)]
+    sizes = cluster_sizes(pool_clusters, len(hits))[: len(hits)]
     enough = hits * len(pool_clusters) >= min_lift * sizes * len(query_clusters)
     chosen = [np.zeros(0, np.int64)]
-    for cluster, members in members_of(pool_clusters, np.flatnonzero((hits > min_hits) & enough)):
+    for cluster, members in members_of(pool_clusters, np.flatnonzero((hits > min_hits) & enough), scratch):
         near = members[pool_similarity[members] > floor] if floor > -1 else members
-        chosen.append(np.random.default_rng([seed, cluster]).permutation(near)[:per_cluster])
+        chosen.append(np.random.default_rng([seed, cluster]).permutation(near)[:per_cluster].copy())
     drawn = np.concatenate(chosen)
     retrieved = len(drawn)
     pool = rng.permutation(drawn)[:cap]
@@ -98,20 +101,40 @@ def cluster_based(
     )
 
 
-def members_of(pool_clusters: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """``(cluster, its members)`` of each of ``wanted`` (sorted), by one sort and not one scan a cluster."""
-    chosen = np.zeros(int(wanted.max(initial=-1)) + 2, bool)
+def cluster_sizes(pool_clusters: np.ndarray, least: int = 0) -> np.ndarray:
+    """How many of the pool are in each cluster: int64 [K], K at least ``least``."""
+    sizes = np.zeros(least, np.int64)
+    for start in range(0, len(pool_clusters), _BLOCK):
+        # A count makes its input eight bytes wide, so the whole pool is not given at once.
+        some = np.bincount(pool_clusters[start : start + _BLOCK], minlength=len(sizes))
+        some[: len(sizes)] += sizes
+        sizes = some
+    return sizes
+
+
+def members_of(
+    pool_clusters: np.ndarray, wanted: np.ndarray, scratch: Scratch | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """``(cluster, its members)``, int64 in order, of each of ``wanted`` (sorted), by one pass over the pool."""
+    sizes = cluster_sizes(pool_clusters, int(wanted.max(initial=-1)) + 1)
+    chosen = np.zeros(len(sizes), bool)
     chosen[wanted] = True
-    pool = np.flatnonzero(chosen[np.minimum(pool_clusters, len(chosen) - 1)])
-    pool = pool[np.argsort(pool_clusters[pool], kind="stable")]
-    ends = np.searchsorted(pool_clusters[pool], wanted, side="right")
-    start = 0
-    for cluster, end in zip(wanted.tolist(), ends.tolist(), strict=True):
-        yield cluster, pool[start:end]
-        start = end
+    ends = np.cumsum(np.where(chosen, sizes, 0))
+    count = int(ends[-1]) if len(ends) else 0
+    pool = scratch.empty(count, np.int64) if scratch else np.empty(count, np.int64)
+    free = ends - np.where(chosen, sizes, 0)
+    for start in range(0, len(pool_clusters), _BLOCK):
+        own = np.flatnonzero(chosen[pool_clusters[start : start + _BLOCK]])
+        clusters = pool_clusters[start + own]
+        order = np.argsort(clusters, kind="stable")
+        own, clusters = own[order], clusters[order]
+        pool[free[clusters] + rank_in_groups(clusters)] = start + own
+        free += np.bincount(clusters, minlength=len(free))
+    for cluster in wanted.tolist():
+        yield cluster, pool[ends[cluster] - sizes[cluster] : ends[cluster]]
 
 
-def seed_floor(queries: np.ndarray, quantile: float) -> float:
+def seed_floor(queries: Rows, quantile: float) -> float:
     """The cosine that a share ``quantile`` of the queries do not reach with their own nearest other query.
 
     How alike the set is to itself says how alike a pool image must be to belong: 0 asks for the least that any query

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dinov2_core.curation.retrieval import CAP, LARGE_SET, MIN_HITS, PER_CLUSTER, SAMPLE_K
+from dinov2_core.curation.scratch import Scratch
 from dinov2_core.errors import ConfigError, nearest
 
 Mode = Literal["as is", "sample", "cluster"]
@@ -70,13 +71,16 @@ def complete(recipes: Sequence[SetRecipe], sizes: Mapping[str, int], *, where: s
     return [named.get(name) or by_size(name, sizes[name]) for name in sorted(sizes)]
 
 
-def mix(draws: Sequence[np.ndarray], names: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def mix(
+    draws: Sequence[np.ndarray], names: np.ndarray, *, seed: int = 0, scratch: Scratch | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Each image once, in a seeded order, under the first of ``draws`` that has it: int64 [P], and that draw's number.
 
     ``draws`` holds numbers of images in order of precedence; ``names`` [N] are the images' ids by number. Which images
-    there are decides the order, and not who drew them.
+    there are decides the order, and not who drew them. ``scratch``: where what grows with N lies.
     """
-    first = np.full(len(names), -1, np.int16)
+    first = scratch.empty(len(names), np.int16) if scratch else np.empty(len(names), np.int16)
+    first[:] = -1
     for number, drawn in enumerate(draws):
         first[drawn[first[drawn] < 0]] = number
     chosen = np.flatnonzero(first >= 0)

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from dinov2_core import stage, tables
 from dinov2_core.curation import vectors
-from dinov2_core.curation.neighbours import NeighbourSearch
-from dinov2_core.curation.scratch import MEMORY, Scratch
+from dinov2_core.curation.scratch import MEMORY
 from dinov2_core.errors import UserError
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import pool_tables
@@ -47,10 +46,11 @@ def run(run: StageRun) -> dict[str, Any]:
             where=run.where,
             todo="materialise benchmark_sets again",
         )
-    with Scratch(params.memory) as scratch:
+    with pool_tables.scratch(params.memory) as scratch:
         index, matrix, _ = pool_tables.embeddings(run, "copy_embeddings", "copy_embeddings", scratch)
         # Searched from the references' side: k bounds how many pool images one reference may claim, not the other way.
-        found = NeighbourSearch(matrix, device=params.device).above(reference, params.threshold, params.k)
+        search = pool_tables.search(matrix, scratch, device=params.device)
+        found = search.above(reference, params.threshold, params.k)
         order = np.lexsort((found.query, found.pool))
         pool, similarity = found.pool[order], found.similarity[order]
         benchmark_ids = names[found.query[order]].tolist()

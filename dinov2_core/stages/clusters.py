@@ -43,7 +43,7 @@ class Params:
 def run(run: StageRun) -> dict[str, Any]:
     """Cluster the kept images of all batches."""
     params: Params = run.params
-    with Scratch(params.memory) as scratch:
+    with pool_tables.scratch(params.memory) as scratch:
         index, matrix = pool(run, scratch)
         count = max(1, min(params.clusters, len(index) // 3))
         if params.levels:
@@ -54,10 +54,11 @@ def run(run: StageRun) -> dict[str, Any]:
                 rounds=params.rounds,
                 nearest=params.nearest,
                 iterations=params.iterations,
+                scratch=scratch,
             )
             centroids = levels[0].centroids
         else:
-            centroids = kmeans(matrix, count, seed=params.seed, iterations=params.iterations)
+            centroids = kmeans(matrix, count, seed=params.seed, iterations=params.iterations, scratch=scratch)
             levels = []
         stored = vectors.to_table([str(i) for i in range(len(centroids))], centroids)
         run.write_table("centroids", stored)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from dinov2_core import stage, tables
 from dinov2_core.curation.image_index import ImageIndex
 from dinov2_core.curation.neighbours import Kind, NeighbourSearch, choose, measured_recall
-from dinov2_core.curation.scratch import MEMORY, Scratch
+from dinov2_core.curation.scratch import MEMORY
 from dinov2_core.curation.vectors import PickedRows, Rows
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import pool_tables
@@ -44,12 +44,12 @@ class Params:
 def run(run: StageRun) -> dict[str, Any]:
     """Search this batch's images among those of this batch and the earlier ones."""
     params: Params = run.params
-    with Scratch(params.memory) as scratch:
+    with pool_tables.scratch(params.memory) as scratch:
         index, matrix, _ = pool_tables.embeddings(run, "copy_embeddings", "copy_embeddings", scratch)
         fresh = _fresh(run, index)
         mine = np.flatnonzero(fresh)
         kind: Kind = choose(len(index), len(mine), 512) if params.search == "auto" else params.search
-        search = NeighbourSearch(matrix, kind=kind, device=params.device)
+        search = pool_tables.search(matrix, scratch, kind=kind, device=params.device)
         pairs, similarity = _both_ways(search, matrix, mine, np.flatnonzero(~fresh), params)
         alignment = np.zeros(0, np.float32)
         if params.align:
@@ -100,7 +100,7 @@ def _both_ways(
         crowded.append(which[counts >= params.k])
     full = np.concatenate([np.zeros(0, np.int64), *crowded])
     if len(full) and len(others):
-        back = NeighbourSearch(PickedRows(matrix, full), device=params.device)
+        back = NeighbourSearch(PickedRows(matrix, full), device=params.device, keep=search.keep)
         near = back.stream(PickedRows(matrix, others), params.k, params.threshold)
         found += [(others[part.query], full[part.pool], part.similarity) for part in near]
     empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)

@@ -21,6 +21,7 @@ from dinov2_core.curation.neighbours import NeighbourSearch
 from dinov2_core.curation.retrieval import Draws, cluster_based, sample_based, seed_floor
 from dinov2_core.curation.scratch import MEMORY, Scratch
 from dinov2_core.curation.selection import SetRecipe, complete, mix
+from dinov2_core.curation.vectors import PickedRows, Rows, StoredRows
 from dinov2_core.errors import UserError
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import curated_shards, pool_tables
@@ -54,6 +55,7 @@ class _Pool:
     clusters: np.ndarray
     similarity: np.ndarray
     centroids: np.ndarray
+    scratch: Scratch
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class _Seeds:
 
     index: ImageIndex
     rows: dict[str, dict[str, Any]]
-    matrix: np.ndarray
+    matrix: StoredRows
     sets: dict[str, np.ndarray]
     leaked: int
 
@@ -80,7 +82,7 @@ class _Drawn:
 def run(run: StageRun) -> dict[str, Any]:
     """Draw for each seed set, mix, count, pack."""
     params: Params = run.params
-    with Scratch(params.memory) as scratch:
+    with pool_tables.scratch(params.memory) as scratch:
         found = _pool(run, scratch)
         seeds = _seeds(run, scratch)
         recipes = complete(params.recipe, {name: len(at) for name, at in seeds.sets.items()}, where=run.where)
@@ -104,7 +106,7 @@ def run(run: StageRun) -> dict[str, Any]:
             seed = one.images >= len(found.index)
             own = one.images[seed] - len(found.index)
             one.images[seed] = np.where(same[own] >= 0, same[own], one.images[seed])
-        chosen, source = mix([one.images for one in drawn], names, seed=params.seed)
+        chosen, source = mix([one.images for one in drawn], names, seed=params.seed, scratch=scratch)
         if not len(chosen):
             raise UserError(
                 "the recipe draws no image",
@@ -136,8 +138,8 @@ def _pool(run: StageRun, scratch: Scratch) -> _Pool:
         at = index.find(pool_tables.ids(block))
         clusters[at], similarity[at] = block.column("cluster").to_numpy(), block.column("similarity").to_numpy()
     _, centroids = vectors.from_table(run.read("clusters", "centroids"))
-    search = NeighbourSearch(matrix, device=run.params.device)
-    return _Pool(index, search, clusters, similarity, centroids)
+    search = pool_tables.search(matrix, scratch, device=run.params.device)
+    return _Pool(index, search, clusters, similarity, centroids, scratch)
 
 
 def _seeds(run: StageRun, scratch: Scratch) -> _Seeds:
@@ -172,7 +174,7 @@ def _seeds(run: StageRun, scratch: Scratch) -> _Seeds:
     datasets = np.array(table.column("dataset").to_pylist(), dtype=str)
     at = index.find(to_bytes(table.column("image_id")))
     sets = {str(name): np.unique(at[(datasets == name) & ~leaks[at]]) for name in np.unique(datasets)}
-    return _Seeds(index, rows, matrix[:], sets, int(leaks.sum()))
+    return _Seeds(index, rows, matrix, sets, int(leaks.sum()))
 
 
 def _draw(mode: str, recipe: SetRecipe, seeds: _Seeds, found: _Pool, seed: int, task: str) -> tuple[pa.Table, _Drawn]:
@@ -183,7 +185,7 @@ def _draw(mode: str, recipe: SetRecipe, seeds: _Seeds, found: _Pool, seed: int, 
         line = composition.Line(task, recipe.name, len(at), mode, len(at), len(at))
         table = _table(seeds.index.text(at), recipe.name, mode, np.arange(len(at)))
         return table, _Drawn(source, at + len(found.index), line, 0)
-    draws = _retrieve(mode, recipe, seeds.matrix[at], found, seed)
+    draws = _retrieve(mode, recipe, PickedRows(seeds.matrix, at), found, seed)
     by = None
     if mode == "sample":
         by = seeds.index.text(at[draws.query])
@@ -193,7 +195,7 @@ def _draw(mode: str, recipe: SetRecipe, seeds: _Seeds, found: _Pool, seed: int, 
     return table, _Drawn(source, draws.pool.copy(), line, draws.collisions)
 
 
-def _retrieve(mode: str, recipe: SetRecipe, queries: np.ndarray, found: _Pool, seed: int) -> Draws:
+def _retrieve(mode: str, recipe: SetRecipe, queries: Rows, found: _Pool, seed: int) -> Draws:
     floor = seed_floor(queries, recipe.floor) if recipe.floor >= 0 else -np.inf
     if mode == "sample":
         return sample_based(queries, found.search, recipe.k, floor=floor)
@@ -208,6 +210,7 @@ def _retrieve(mode: str, recipe: SetRecipe, queries: np.ndarray, found: _Pool, s
         min_lift=recipe.min_lift,
         floor=floor,
         seed=seed,
+        scratch=found.scratch,
     )
 
 
@@ -246,7 +249,7 @@ def _balanced(run: StageRun, found: _Pool, params: Params) -> tuple[pa.Table, _D
         level, parent = np.array(tree["level"]), np.array(tree["parent"])
         # Rows are written in order of cluster.
         levels += [parent[level == depth] for depth in np.unique(level)]
-    drawn = balanced_sample(levels, params.balanced, seed=params.seed)
+    drawn = balanced_sample(levels, params.balanced, seed=params.seed, scratch=found.scratch)
     line = composition.Line("", POOL, 0, "balanced", len(drawn), len(drawn))
     table = _table(found.index.text(drawn), POOL, "balanced", np.arange(len(drawn)))
     return table, _Drawn(f"{POOL}, balanced", drawn, line, 0)

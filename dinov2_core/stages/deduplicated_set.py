@@ -52,7 +52,7 @@ class Params:
 def run(run: StageRun) -> dict[str, Any]:
     """Judge all edges, join their images and keep one of each component that touches no benchmark."""
     params: Params = run.params
-    with Scratch(params.memory) as scratch:
+    with pool_tables.scratch(params.memory) as scratch:
         index = pool_tables.kept_index(run, "filtered_set", "verdicts", scratch)
         places = pool_tables.locations(run, "filtered_set", "verdicts", index, scratch)
         report: dict[str, Any] = {}
@@ -60,21 +60,21 @@ def run(run: StageRun) -> dict[str, Any]:
         if params.calibrate and len(index) > 1:
             rule, leak_rule, report = _calibrated(run, params, index, places, scratch)
         edges = CopyEdges(run, index, scratch)
-        sets = UnionFind(len(index))
+        sets = UnionFind(len(index), scratch)
         copies = 0
         for some in edges.blocks():
             accepted = rule.accepts(some.similarity, some.alignment)
             sets.union(some.a[accepted], some.b[accepted])
             copies += int(accepted.sum())
         labels = sets.labels()
-        sizes = np.zeros(len(index), np.int32)
+        sizes = scratch.full(len(index), np.int32, 0)
         for start in range(0, len(index), pool_tables.BLOCK):
             np.add.at(sizes, labels[start : start + pool_tables.BLOCK], 1)
         leaks, leaked = _leaked(run, index, labels, leak_rule)
         counts = _write(run, index, labels, sizes, places, leaked, scratch)
         return {
             "images": len(index),
-            "components": int((sizes > 0).sum()),
+            "components": int(np.count_nonzero(sizes)),
             "largest_component": int(sizes.max(initial=0)),
             "edges": edges.count,
             "copy_edges": copies,
@@ -138,7 +138,7 @@ def _write(
     """Write one row an image, in order of id, and count the verdicts."""
     best = _best(run, index, labels, places, scratch)
     benchmarks = sorted(set(leaked.values()))
-    leak = np.zeros(len(index), np.int16)
+    leak = scratch.full(len(index), np.int16, 0)
     for component, benchmark in leaked.items():
         leak[component] = 1 + benchmarks.index(benchmark)
     texts = pa.array(["", *(f"leak of {benchmark}" for benchmark in benchmarks)])

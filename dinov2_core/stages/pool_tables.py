@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,26 @@ import pyarrow.parquet as pq
 from dinov2_core import tables
 from dinov2_core.curation import vectors
 from dinov2_core.curation.image_index import ImageIndex, to_bytes
-from dinov2_core.curation.scratch import Scratch
-from dinov2_core.curation.vectors import StoredRows
+from dinov2_core.curation.neighbours import Kind, NeighbourSearch
+from dinov2_core.curation.scratch import WORKING, Scratch
+from dinov2_core.curation.vectors import Rows, StoredRows
 from dinov2_core.stage import StageRun
 
 BLOCK = 1 << 16
 """Rows read and written at once."""
 LOCATION = tuple(name for name, _ in tables.LOCATION)
+
+
+def scratch(memory: int) -> Scratch:
+    """Arrays over the pool for a step whose setting ``memory`` is that many bytes."""
+    return Scratch(memory, working=WORKING)
+
+
+def search(matrix: Rows, scratch: Scratch, *, device: str = "cpu", kind: Kind = "exact") -> NeighbourSearch:
+    """A search of ``matrix`` that keeps it rounded where ``scratch`` has room for that."""
+    made = NeighbourSearch(matrix, kind=kind, device=device)
+    keep = made.rounded_bytes
+    return replace(made, keep=keep if kind == "exact" and scratch.room(keep) else 0)
 
 
 def blocks(
@@ -66,7 +79,7 @@ def embeddings(
     if index is None:
         found = (ids(block) for block in blocks(run, stage, table, ["image_id"]))
         index = ImageIndex.build(found, rows(run, stage, table), scratch)
-    present = np.zeros(len(index), bool)
+    present = scratch.full(len(index), bool, False)
     values = np.zeros((0, 0), np.float16)
     for block in blocks(run, stage, table):
         width = block.schema.field("embedding").type.list_size
@@ -75,7 +88,7 @@ def embeddings(
         at = index.find(ids(block))
         values[at[at >= 0]] = vectors.stored(block)[at >= 0]
         present[at[at >= 0]] = True
-    return index, StoredRows(values), int(len(index) - present.sum())
+    return index, StoredRows(values), int(len(index) - np.count_nonzero(present))
 
 
 @dataclass(frozen=True)

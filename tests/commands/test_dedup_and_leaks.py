@@ -99,6 +99,33 @@ def test_a_killed_run_goes_on_and_ends_with_the_same(tmp_path: Path) -> None:
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_hash_finds_copies_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = pool(tmp_path / "images"), tmp_path / "out"
+    (images / "a/again.png").write_bytes((images / "a/03.png").read_bytes())
+    monkeypatch.setattr("dinov2_core.curation.copy_detection.CopyEmbedder.__call__", None)
+    command = ["dedup", str(images), "--out", str(out), "--method", "hash", "--workers", "1"]
+    assert main([*command, "--threshold", "0.8"]) == 0
+    found = {str(r["path"]): r for r in rows(out / "components.parquet")}
+    for i, kind in enumerate(("crop", "jpeg", "colour", "resize")):
+        assert found[f"b/{kind}.jpg"]["component"] == found[f"a/{i:02d}.png"]["component"]
+    assert [found[p]["kept"] for p in ("b/same.bmp", "a/00.png", "b/crop.jpg")] == [True, False, False]
+    assert [(r["a"], r["b"]) for r in rows(out / "pairs.parquet") if r["kind"] == "exact"] == [
+        ("a/03.png", "a/again.png")
+    ]
+    assert {r["path"]: r["reason"] for r in rows(out / "refused.parquet")} == {
+        "b/cut.png": "truncated",
+        "b/empty.jpg": "empty",
+        "b/page.gif": "html",
+    }
+    before = (out / "pairs.parquet").stat().st_mtime_ns
+    assert main([*command, "--threshold", "0.8", "--memory", "0"]) == 0
+    assert (out / "pairs.parquet").stat().st_mtime_ns == before
+    assert main([*command, "--flips"]) == 1
+    assert "--flips needs the network" in capsys.readouterr().err
+
+
 def test_leaks_are_listed_shown_and_dropped_with_their_components(tmp_path: Path) -> None:
     images = pool(tmp_path / "images")
     tests = tmp_path / "tests"

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dinov2_core.curation import copy_hash, planting
+from dinov2_core.curation.scratch import Scratch
 from tests.pictures import field
 
 
@@ -36,10 +37,28 @@ def test_pairs_equal_those_of_comparing_every_part_with_every_picture() -> None:
                     if i != j and (cosine := float(one @ two)) > 0.3:
                         key = (min(i, j), max(i, j))
                         wanted[key] = max(wanted.get(key, -1.0), cosine)
-    a, b, score = copy_hash.copy_pairs(some, 0.3)
+    a, b, score = copy_hash.copy_pairs(some, 0.3, margin=2.0)
     found = dict(zip(zip(a.tolist(), b.tolist(), strict=True), score.tolist(), strict=True))
     assert found.keys() == wanted.keys()
     assert max(abs(found[key] - wanted[key]) for key in wanted) < 1e-5
+
+
+def test_looking_closer_only_at_what_is_alike_by_few_parts_finds_the_same_copies() -> None:
+    pictures = [field(i, 64, 64) for i in range(40)]
+    copies = [planting.plant(p, kind, i) for kind in ("crop", "border", "mirror") for i, p in enumerate(pictures)]
+    some = thumbnails(*pictures, *copies)
+    every = np.stack(np.triu_indices(len(some), 1))
+    score = copy_hash.scores(some, *every)
+    wanted = {tuple(pair) for pair in every.T[score > 0.8].tolist()}
+    with Scratch(0) as scratch:
+        a, b, found = copy_hash.copy_pairs(some, 0.8, k=200, scratch=scratch)
+    pairs = set(zip(a.tolist(), b.tolist(), strict=True))
+    assert pairs <= wanted
+    assert len(pairs) >= 0.99 * len(wanted)
+    by_pair = dict(zip(map(tuple, every.T.tolist()), score.tolist(), strict=True))
+    assert [by_pair[pair] for pair in zip(a.tolist(), b.tolist(), strict=True)] == pytest.approx(
+        found.tolist(), abs=1e-6
+    )
 
 
 def test_mirroring_the_description_describes_the_mirrored_picture() -> None:

@@ -60,3 +60,14 @@ def test_arrays_go_to_files_once_memory_is_out_and_end_with_the_block() -> None:
         path = large.filename
     assert path is not None
     assert not path.exists()
+
+
+def test_what_is_set_aside_is_not_given_away() -> None:
+    with Scratch(200, working=50) as scratch:
+        assert not scratch.room(151)
+        assert scratch.room(100)
+        assert not isinstance(scratch.empty(50, np.uint8), np.memmap)
+        assert isinstance(scratch.empty(1, np.uint8), np.memmap)
+        with scratch.lend() as own:
+            assert isinstance(own.empty(1, np.uint8), np.memmap)
+    assert not Scratch(10, working=50).room(1)

@@ -64,13 +64,13 @@ def test_a_full_buffer_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(found.similarity, wanted.similarity)
 
 
-def test_a_pool_that_is_not_kept_is_rounded_again_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_that_is_not_kept_is_rounded_again_and_gives_the_same() -> None:
     pool = points(700, 3, 32)
     wanted = pairs(NeighbourSearch(pool, 64).top(pool, 9))
-    monkeypatch.setattr("dinov2_core.curation.neighbours._KEPT_BYTES", 0)
-    search = NeighbourSearch(pool, 64)
-    assert pairs(search.top(pool, 9)) == wanted
-    assert not search._kept
+    for keep in (0, NeighbourSearch(pool).rounded_bytes):
+        search = NeighbourSearch(pool, 64, keep=keep)
+        assert pairs(search.top(pool, 9)) == wanted
+        assert bool(search._kept) == bool(keep)
 
 
 def test_queries_stream_in_blocks_and_count_from_the_first() -> None:

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinov2_core.curation import vectors
+from dinov2_core.curation import retrieval, vectors
 from dinov2_core.curation.balanced import balanced_sample, quotas
 from dinov2_core.curation.clustering import assign, hierarchical_kmeans, kmeans
 from dinov2_core.curation.composition import Line, markdown
 from dinov2_core.curation.neighbours import NeighbourSearch
-from dinov2_core.curation.retrieval import cluster_based, sample_based, seed_floor
+from dinov2_core.curation.retrieval import cluster_based, cluster_sizes, members_of, sample_based, seed_floor
+from dinov2_core.curation.scratch import Scratch
 from dinov2_core.curation.selection import SetRecipe, by_size, complete, mix
 from dinov2_core.errors import ConfigError
 
@@ -50,6 +51,20 @@ def test_resampling_gives_rare_subjects_their_own_clusters() -> None:
 
     assert rare(5) >= rare(0)
     assert common(5) < common(0)
+
+
+def test_clusters_whose_points_lie_in_files_are_the_same() -> None:
+    x, _ = blobs([60] * 9, spread=0.3)
+    with Scratch(0) as scratch:
+        assert np.array_equal(kmeans(x, 9, scratch=scratch), kmeans(x, 9))
+        for one, two in zip(
+            hierarchical_kmeans(x, (18, 3), rounds=2, scratch=scratch),
+            hierarchical_kmeans(x, (18, 3), rounds=2),
+            strict=True,
+        ):
+            assert np.array_equal(one.centroids, two.centroids)
+            assert np.array_equal(one.members, two.members)
+        assert scratch.on_disk == 2, "the points of each fit are given back"
 
 
 def test_levels_stack() -> None:
@@ -109,6 +124,33 @@ def test_cluster_mode_needs_more_than_three_hits() -> None:
     draws = cluster_based(queries, pool, np.ones(150, np.float32), per_cluster=20)
     assert set(draws.cluster.tolist()) == {1}
     assert len(draws.pool) == len(set(draws.pool.tolist())) == draws.retrieved == 20
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.sets(st.integers(0, 12)), st.sampled_from([0, 10**6]))
+@settings(max_examples=40, deadline=None)
+def test_members_are_those_that_a_scan_a_cluster_finds(pool: list[int], wanted: set[int], memory: int) -> None:
+    clusters = np.array(pool, np.int32)
+    with Scratch(memory) as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "_BLOCK", 7)
+        found = {c: own.tolist() for c, own in members_of(clusters, np.array(sorted(wanted), np.int64), scratch)}
+        assert np.array_equal(cluster_sizes(clusters, 13), np.bincount(clusters, minlength=13))
+    assert found == {c: np.flatnonzero(clusters == c).tolist() for c in wanted}
+
+
+def test_draws_that_lie_in_files_are_the_same() -> None:
+    pool = np.repeat(np.arange(10), 30)
+    queries, alike = np.repeat(np.arange(10), 4), np.ones(300, np.float32)
+    with Scratch(0) as scratch:
+        for one, two in (
+            (balanced_sample([pool], 77, scratch=scratch), balanced_sample([pool], 77)),
+            (
+                cluster_based(queries, pool, alike, cap=50, scratch=scratch).pool,
+                cluster_based(queries, pool, alike, cap=50).pool,
+            ),
+            (mix([pool[:99]], pool, scratch=scratch)[0], mix([pool[:99]], pool)[0]),
+        ):
+            assert np.array_equal(one, two)
+        assert scratch.on_disk == 3
 
 
 def test_a_cluster_must_be_as_much_the_seeds_as_min_lift_says() -> None:

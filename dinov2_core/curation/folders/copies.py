@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from dinov2_core.curation import whitening
 from dinov2_core.curation.alignment import DETAIL, correlation, detail
@@ -71,11 +72,10 @@ class Calibration:
     recall_by_kind: dict[str, float]
 
 
-def exact_groups(described: Described) -> np.ndarray:
-    """For each image the first one with the same pixels: int64 [N]."""
-    _, first, back = np.unique(
-        np.array(described.table["pixel_sha256"].to_pylist(), dtype=str), return_index=True, return_inverse=True
-    )
+def exact_groups(table: pa.Table, column: str = "pixel_sha256") -> np.ndarray:
+    """For each image the first one with the same pixels, or the same bytes by ``sha256``: int64 [N]."""
+    names = np.array(table[column].to_pylist(), dtype=str)
+    _, first, back = np.unique(names, return_index=True, return_inverse=True)
     found: np.ndarray = first[back.reshape(-1)].astype(np.int64)
     return found
 
@@ -145,7 +145,7 @@ def judged(rule: CopyRule, pairs: Pairs, a: np.ndarray, b: np.ndarray) -> tuple[
 def copy_pairs(described: Described, search: Search, rule: CopyRule) -> Pairs:
     """Pairs a < b among the images that ``rule`` takes; equal pixels are searched once."""
     matrix, mirrored = transformed(described, search, described.matrix)
-    single = np.flatnonzero(exact_groups(described) == np.arange(len(matrix)))
+    single = np.flatnonzero(exact_groups(described.table) == np.arange(len(matrix)))
     floor = min(rule.similarity, rule.aligned_similarity)
     distinct = PickedRows(matrix, single)
     queries = PickedRows(mirrored, single) if len(mirrored) else mirrored
@@ -162,12 +162,13 @@ def copy_pairs(described: Described, search: Search, rule: CopyRule) -> Pairs:
     return Pairs(found.a[accepted], found.b[accepted], found.similarity[accepted], found.alignment[accepted])
 
 
-def components(described: Described, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """``(component, kept)``: the smallest position of each image's component, and whether it stays: [N] each."""
-    count = len(described.matrix)
-    labels = connected_components(count, [(exact_groups(described), np.arange(count)), (pairs.a, pairs.b)])
-    pixels = described.table["width"].to_numpy().astype(np.int64) * described.table["height"].to_numpy()
-    order = keep_order(pixels, described.table["bytes"].to_numpy(), np.arange(count))
+def components(table: pa.Table, first: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """``(component, kept)`` of the images in ``table``, which ``first`` says are equal to earlier ones: the smallest
+    position of each image's component, and whether it stays: [N] each."""
+    count = len(table)
+    labels = connected_components(count, [(first, np.arange(count)), (pairs.a, pairs.b)])
+    pixels = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy()
+    order = keep_order(pixels, table["bytes"].to_numpy(), np.arange(count))
     _, first = np.unique(labels[order], return_index=True)
     kept = np.zeros(count, bool)
     kept[order[first]] = True

@@ -34,29 +34,50 @@ def _dedup(job: Job, uri: str, model: Model, search: Search, scratch: Scratch) -
     measured = _measure(job, found, model, search)
     rule = search.rule or (measured.fit.rule if measured else CopyRule(PAPER))
     pairs = copies.copy_pairs(found, search, rule)
-    labels, kept = copies.components(found, pairs)
-    paths = np.array([*paths_of(found), ""], dtype=object)
-    first = copies.exact_groups(found)
+    first = copies.exact_groups(found.table)
+    extra = _calibration(measured, search, PAPER)
+    return written(job, state, found.rows, found.table, first, pairs, asdict(rule), extra)
+
+
+def written(
+    job: Job,
+    state: dict[str, Any],
+    rows: pa.Table,
+    table: pa.Table,
+    first: np.ndarray,
+    pairs: Pairs,
+    rule: dict[str, Any],
+    extra: str = "",
+) -> dict[str, Any]:
+    """Join the images of ``table`` by ``pairs`` and write the results; the counts.
+
+    Args:
+        rows: of every image, refused ones included.
+        first: for each image of ``table`` the first that it equals, int [N].
+        extra: what the summary says besides.
+    """
+    labels, kept = copies.components(table, first, pairs)
+    paths = np.array([*table["path"].to_pylist(), ""], dtype=object)
     again = np.flatnonzero(first != np.arange(len(first)))
     sizes = np.bincount(labels, minlength=1)
     said = {
-        "images": len(found.rows),
-        "refused": len(found.rows) - len(first),
+        "images": len(rows),
+        "refused": len(rows) - len(first),
         "exact copies": len(again),
         "copy pairs": len(pairs.a),
         "components of two or more": int((sizes > 1).sum()),
         "kept": int(kept.sum()),
-        "rule": asdict(rule),
+        "rule": rule,
     }
-    rows = [_row(paths, a, b, 1.0, None, "exact") for a, b in zip(first[again].tolist(), again.tolist(), strict=True)]
-    rows += _rows(paths, paths, pairs, "copy")
+    found = [_row(paths, a, b, 1.0, None, "exact") for a, b in zip(first[again].tolist(), again.tolist(), strict=True)]
+    found += _rows(paths, paths, pairs, "copy")
     names = pa.array(paths[labels].tolist(), pa.string())
     results = {
-        "pairs.parquet": pa.Table.from_pylist(rows, schema=_PAIRS),
-        "components.parquet": pa.table({"path": paths_of(found), "component": names, "kept": kept}),
-        "refused.parquet": _refused(found),
+        "pairs.parquet": pa.Table.from_pylist(found, schema=_PAIRS),
+        "components.parquet": pa.table({"path": table["path"], "component": names, "kept": kept}),
+        "refused.parquet": _refused(rows),
     }
-    said["table"] = _table(said) + _calibration(measured, search, PAPER)
+    said["table"] = _table(said) + extra
     return job.finish(state, results, {"dedup.md": f"# Copies\n\n{said['table']}\n".encode()}, said)
 
 
@@ -79,7 +100,8 @@ def _leaks(
     measured = _measure(job, pool, model, search, references=len(benchmark.matrix))
     rule = search.rule or (_either(measured) if measured else CopyRule(PAPER_BENCHMARK))
     found = _across(pool, benchmark, search, rule)
-    labels, _ = copies.components(pool, copies.copy_pairs(pool, search, CopyRule(max(PAPER, rule.similarity))))
+    joined = copies.copy_pairs(pool, search, CopyRule(max(PAPER, rule.similarity)))
+    labels, _ = copies.components(pool.table, copies.exact_groups(pool.table), joined)
     lost = np.isin(labels, labels[found.a])
     ours, theirs = (np.array([*paths_of(d), ""], dtype=object) for d in (pool, benchmark))
     rows = [
@@ -89,7 +111,7 @@ def _leaks(
     results = {
         "leaks.parquet": pa.Table.from_pylist(rows, schema=_LEAKS),
         "dropped.parquet": pa.table({"path": pa.array(ours[:-1][lost].tolist(), pa.string())}),
-        "refused.parquet": _refused(pool),
+        "refused.parquet": _refused(pool.rows),
     }
     said = {
         "pool images": len(pool.rows),
@@ -174,9 +196,9 @@ def _rows(a_paths: np.ndarray, b_paths: np.ndarray, pairs: Pairs, kind: str) -> 
     return [_row(a_paths, a, b, s, None if np.isnan(t) else t, kind) for a, b, s, t in zip(*columns, strict=True)]
 
 
-def _refused(described: Described) -> pa.Table:
-    rows = described.rows.filter(pa.compute.not_equal(described.rows["reason"], ""))
-    return rows.select(["path", "reason"]).sort_by("path")
+def _refused(rows: pa.Table) -> pa.Table:
+    refused = rows.filter(pa.compute.not_equal(rows["reason"], ""))
+    return refused.select(["path", "reason"]).sort_by("path")
 
 
 def _table(said: dict[str, Any]) -> str:
