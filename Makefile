@@ -49,4 +49,4 @@ lock: ## pin requirements.lock anew from pyproject.toml and requirements.in
 	uv pip compile --quiet --universal --no-emit-package dinov2-pipeline --no-header --no-emit-index-url --no-annotate --python-version 3.11 requirements.in -o requirements.lock
 
 clean: ## remove the data, runs and models of the demo (not the downloads, not .venv)
-	rm -rf data build .dagster mlflow.db mlruns mlartifacts dvc.lock .dvc/cache .dvc/tmp
+	rm -rf data build .dagster mlflow.db mlruns mlartifacts metrics plots dvc.lock .dvc/cache .dvc/tmp

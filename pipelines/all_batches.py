@@ -23,6 +23,7 @@ from dagster._core.storage.tags import (
 from assets.partitions import CRAWL_BATCHES
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
+from pipelines import versions
 from pipelines.resources.lake import Lake
 
 
@@ -109,6 +110,8 @@ class AllBatchesExecutor(InProcessExecutor):
             run = data.dagster_run.with_tags({**tags, **added})
             plan_context._plan_data = data._replace(dagster_run=run)
         yield from super().execute(plan_context, execution_plan)
+        # Outside of a checkout's own data root this does nothing.
+        versions.record(Lake.from_environment(), execution_plan.step_keys_to_execute)
 
 
 @dg.executor(name="in_process_all_batches")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from dinov2_core.errors import UserError
 from dinov2_core.manifest import WHOLE
 from dinov2_core.shard_map import close_pools
 from dinov2_core.stages import registry
-from pipelines import materialize
+from pipelines import materialize, versions
 from pipelines.demo import summary, web, world
 from pipelines.demo.timing import Timings
 from pipelines.resources.lake import Lake
@@ -65,7 +64,8 @@ def _run(recipe: world.Recipe, started: float) -> int:
             print(f"error: {line}", file=sys.stderr)
         if problems:
             return 1
-        version_data(store.base)
+        if versions.record(lake, registry.STAGES):
+            _say("the data's version is in metrics/, plots/ and dvc.lock, for git to keep")
     text = summary.text(store, place / "truth.parquet", timings)
     (Path(store.base) / "demo" / "summary.txt").write_text(text)
     print("\n" + text)
@@ -101,19 +101,6 @@ def up_to_date(lake: Lake) -> bool:
             except UserError:
                 return False
     return (Path(store.base) / "demo" / "summary.txt").exists()
-
-
-def version_data(base: str) -> None:
-    """Record the data in ``dvc.lock``, where the data root is the repository's own ``data``."""
-    root = Path(__file__).resolve().parents[2]
-    if Path(base) != root / "data" or not (root / ".git").exists():
-        return
-    _say("versioning the data with DVC")
-    command = [sys.executable, "-m", "dvc", "commit", "--force"]
-    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
-    if ended.returncode:
-        lines = (ended.stderr + ended.stdout).strip().splitlines() or ["no message"]
-        raise UserError(f"`dvc commit` failed: {lines[-1]}", todo="mend it and run `make demo` again")
 
 
 def _say(text: str) -> None:

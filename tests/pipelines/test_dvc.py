@@ -19,7 +19,8 @@ def test_every_stage_is_mirrored_with_its_upstream() -> None:
         stage = STAGES[name]
         upstream = {d.removeprefix("data/") for d in stage["deps"] if not d.startswith("data/world/")}
         assert upstream == set(spec.upstream), name
-        assert stage["outs"] == [f"data/{name}"]
+        assert stage["outs"][0] == {f"data/{name}": {"persist": True}}, "DVC must not delete what a stage has made"
+        assert stage["metrics"] == [{f"metrics/{name}.json": {"cache": False, "persist": True}}]
         assert stage["params"] == [name]
         assert stage["cmd"] == f"python -m pipelines.materialize {name}"
 
