@@ -45,7 +45,8 @@ def jobs(cluster: Any, tmp_path: Path) -> Iterator[RayJobs]:
     )
     yield made
     for job in made._client().list_jobs():
-        if not job.status.is_terminal():
+        # Programs that joined the cluster, such as this one, are listed too.
+        if job.submission_id and not job.status.is_terminal():
             made._client().stop_job(job.submission_id)
 
 
