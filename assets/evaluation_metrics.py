@@ -6,7 +6,10 @@ The stage is ``dinov2_core/stages/evaluation_metrics.py``; here are its asset an
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -31,7 +34,7 @@ PROTOCOLS = (
 
 
 def attach(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: Manifest) -> Mapping[str, Any]:
-    """The table of scores as an artifact of the training's run, once a version of the table."""
+    """Table and pictures of the scores as artifacts of the training's run, once a version of the table."""
     trained = manifest.read(lake.store(), "pretrained_checkpoint")
     assert trained is not None, "the stage has read it"
     client = tracking.client()
@@ -46,7 +49,21 @@ def attach(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: Ma
     shown = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
     if {"path": path, "type": "table"} not in shown:
         client.set_tag(run.info.run_id, "mlflow.loggedArtifacts", json.dumps([*shown, {"path": path, "type": "table"}]))
-    return {"table": path}
+    return {"table": path, "figures": _log_figures(client, run.info.run_id, lake.store(), made)}
+
+
+def _log_figures(client: Any, run_id: str, store: Any, made: Manifest) -> str:
+    """The pictures and charts of the evaluation as artifacts; the folder that they lie in."""
+    from dinov2_core.stages.evaluation_metrics import read_figures
+
+    target = f"evaluation/{made.hash[:12]}"
+    with tempfile.TemporaryDirectory() as folder:
+        for number, row in enumerate(read_figures(store, made)):
+            words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{row['dataset']} {row['name']}").strip("-")
+            suffix = row["path"].rsplit(".", 1)[1]
+            (Path(folder) / f"{number:02d}-{words}.{suffix}").write_bytes(store.read_bytes(row["path"]))
+        client.log_artifacts(run_id, folder, target)
+    return target
 
 
 evaluation_metrics = stage_asset("evaluation_metrics", after=attach)

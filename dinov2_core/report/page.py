@@ -27,6 +27,14 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A figure of the evaluation; ``source`` is a ``data:`` URI."""
+
+    caption: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Threshold:
     """A rule of the deduplication: the paper's number, the one in use, and what is expected of it."""
 
@@ -46,6 +54,7 @@ class Report:
     composition: Sequence[Mapping[str, Any]] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     accuracy: Sequence[Chart] = ()
+    drawn: Sequence[Drawn] = ()
     curves: Sequence[Chart] = ()
     planted: Sequence[Score] = ()
     thresholds: Sequence[Threshold] = ()

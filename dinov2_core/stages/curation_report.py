@@ -5,6 +5,7 @@ What is shown and how is in ``report``; how stages are marked against planted tr
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from dinov2_core.evaluate.planted import Score
 from dinov2_core.report import charts, page
 from dinov2_core.report.funnel import funnel
 from dinov2_core.report.gallery import LOCATED, Gallery
-from dinov2_core.report.page import Chart, Report, Threshold
+from dinov2_core.report.page import Chart, Drawn, Report, Threshold
 from dinov2_core.report.thumbnails import Thumbnails
 from dinov2_core.stage import StageRun
+from dinov2_core.stages.evaluation_metrics import read_figures
 from dinov2_core.storage import Store
 
 TRUTH_COLUMNS = ("url", "image_id", "kind", "size", "origin_id", "transformation")
@@ -101,6 +103,7 @@ def _report(run: StageRun) -> Report:
         composition=run.read("curated_lvd", "composition").to_pylist(),
         metrics=metrics,
         accuracy=_accuracy(metrics),
+        drawn=_drawn(run),
         curves=_curves(run.read("pretrained_checkpoint", "history")),
         planted=_planted(run, images, verdicts, components, packed),
         thresholds=_thresholds(run),
@@ -164,6 +167,18 @@ def _accuracy(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
             interval = charts.Interval(row["model"], row["value"], row["low"], row["high"], row["model"] == "trained")
             groups.setdefault(title, []).append(interval)
     return [Chart(title, charts.intervals(rows, title=title)) for title, rows in groups.items()]
+
+
+def _drawn(run: StageRun) -> list[Drawn]:
+    """The figures of the evaluation, as they lie in its folder."""
+    made = run.manifests("evaluation_metrics")[0]
+    kinds = {"svg": "svg+xml", "png": "png"}
+    found = []
+    for row in read_figures(run.store, made):
+        kind = kinds[row["path"].rsplit(".", 1)[1]]
+        data = base64.b64encode(run.store.read_bytes(row["path"])).decode()
+        found.append(Drawn(f"{row['dataset']}: {row['caption']}", f"data:image/{kind};base64,{data}"))
+    return found
 
 
 def _curves(history: pa.Table) -> list[Chart]:

@@ -7,8 +7,9 @@ difference to a control the paired one. The protocols themselves are in ``evalua
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,25 @@ import torch
 from dinov2_core import tables
 from dinov2_core.errors import UserError
 from dinov2_core.evaluate import evaluation, protocols
+from dinov2_core.evaluate.answer_figures import classification_figures, neighbour_figure
 from dinov2_core.evaluate.bootstrap import Interval, mean_interval, paired_difference
 from dinov2_core.evaluate.cache import FeatureCache
 from dinov2_core.evaluate.datasets.labelled import LabelledSet, Picture, Split
 from dinov2_core.evaluate.features import extract, pixel_features
-from dinov2_core.evaluate.knn import knn_predict
+from dinov2_core.evaluate.figures import Figure
+from dinov2_core.evaluate.knn import knn_predict, nearest, votes
 from dinov2_core.evaluate.linear import linear_probe
 from dinov2_core.evaluate.model import EvalModel
-from dinov2_core.evaluate.protocol import Context
+from dinov2_core.evaluate.patch_figures import patch_figure
+from dinov2_core.evaluate.protocol import Context, Scores
 from dinov2_core.images.pool import load_pool
+from dinov2_core.manifest import Manifest
+from dinov2_core.model.preprocessing import Preprocessing
+from dinov2_core.model.vision_transformer import VisionTransformer
 from dinov2_core.progress import track
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import training
+from dinov2_core.storage import Store
 
 TRAINED, DISTILLED, UNTRAINED, PIXELS = "trained", "distilled", "untrained", "pixels"
 
@@ -60,12 +68,15 @@ def run(run: StageRun) -> dict[str, Any]:
     check(params, run.where)
     labelled = run.read("benchmark_sets", "labelled").to_pylist()
     rows: list[dict[str, Any]] = []
+    figures: list[tuple[str, Figure]] = []
     skipped = []
     for dataset in sorted({row["dataset"] for row in labelled}):
         own = [row for row in labelled if row["dataset"] == dataset and row["label"] is not None]
         splits = {name: [row for row in own if row["split"] == name] for name in ("train", "test")}
         if all(splits.values()):
-            rows += _evaluate(run, params, dataset, splits)
+            found, drawn = _evaluate(run, params, dataset, splits)
+            rows += found
+            figures += [(dataset, figure) for figure in drawn]
         else:
             skipped.append(dataset)
     if not rows:
@@ -73,6 +84,7 @@ def run(run: StageRun) -> dict[str, Any]:
             "no benchmark has labelled splits 'train' and 'test'", where=run.where, todo="add one to benchmark_sets"
         )
     run.write_table("metrics", tables.from_rows(rows, tables.METRICS))
+    write_figures(run, figures)
     run.tracker(0, {f"{r['dataset']}.{r['protocol']}.{r['model']}": r["value"] for r in rows})
     counts = {f"{r['dataset']} {r['protocol']} {r['model']}": round(r["value"], 4) for r in rows}
     return {**counts, "skipped": skipped}
@@ -80,7 +92,7 @@ def run(run: StageRun) -> dict[str, Any]:
 
 def _evaluate(
     run: StageRun, params: Params, dataset: str, splits: Mapping[str, list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[Figure]]:
     recipe = training.read_recipe(run, "pretrained_checkpoint")
     preprocessing = training.preprocessing_of(recipe)
     names = sorted({row["label"] for row in splits["train"]})
@@ -121,6 +133,7 @@ def _evaluate(
     }
     features[PIXELS] = pixel_features(images["train"], images["test"])
     right: dict[str, dict[str, np.ndarray]] = {"knn": {}, "linear": {}}
+    figures = _figures(params, teacher, preprocessing, features[TRAINED], images, labels, names)
     for model, (train, test) in track(features.items(), f"{run.where}: {dataset}: models", len(features)):
         votes = knn_predict(
             train, torch.from_numpy(labels["train"]), test, k=params.k, temperature=params.temperature
@@ -135,8 +148,12 @@ def _evaluate(
         with tempfile.TemporaryDirectory() as folder:
             context = Context(FeatureCache(Path(folder)), seed=params.seed)
             for title, backbone in backbones.items():
-                rows += _more(params, EvalModel.of(backbone, preprocessing, name=title), data, context)
-    return rows
+                evaluated = EvalModel.of(backbone, preprocessing, name=title)
+                results = evaluation.evaluate(evaluated, data, params.protocols, context, params.settings).results
+                rows += _more(title, data, results)
+                if title == TRAINED:
+                    figures += [figure for result in results for figure in result.figures if result.protocol != "knn"]
+    return rows, figures
 
 
 def check(params: Params, where: str) -> None:
@@ -168,22 +185,61 @@ def _decoded(name: str, images: torch.Tensor, labels: np.ndarray) -> Split:
     return Split(name, tuple(_Decoded(f"{name} {i}", None, a) for i, a in enumerate(arrays)), labels)
 
 
-def _more(params: Params, model: EvalModel, data: LabelledSet, context: Context) -> list[dict[str, Any]]:
-    found = evaluation.evaluate(model, data, params.protocols, context, params.settings)
+def _more(model: str, data: LabelledSet, results: Sequence[Scores]) -> list[dict[str, Any]]:
     return [
         {
             "dataset": data.name,
             "protocol": "linear-grid" if result.protocol == "linear" else result.protocol,
-            "model": model.name,
+            "model": model,
             "metric": "accuracy" if s.name == data.metric else s.name,
             "value": s.value,
             "low": s.low,
             "high": s.high,
             "count": s.n,
         }
-        for result in found.results
+        for result in results
         for s in result.scores
     ]
+
+
+def _figures(
+    params: Params,
+    backbone: VisionTransformer,
+    preprocessing: Preprocessing,
+    features: tuple[torch.Tensor, torch.Tensor],
+    images: Mapping[str, torch.Tensor],
+    labels: Mapping[str, np.ndarray],
+    names: list[str],
+) -> list[Figure]:
+    """What the trained model sees in test pictures, their neighbours in train, and what k-NN answers."""
+    shown = {split: images[split].permute(0, 2, 3, 1).contiguous().numpy() for split in ("train", "test")}
+    found = nearest(*features, max(params.k, 6))
+    index = found.index.numpy()
+    right = labels["train"][index] == labels["test"][:, None]
+    train = torch.from_numpy(labels["train"])
+    shares = votes(found, train, params.k, temperature=params.temperature, classes=len(names))
+    some = np.linspace(0, len(shown["test"]) - 1, min(4, len(shown["test"]))).round().astype(int)
+    return [
+        patch_figure(backbone, preprocessing, [shown["test"][i] for i in some]),
+        neighbour_figure("knn", lambda i: shown["test"][i], lambda i: shown["train"][i], index, right),
+        *classification_figures(f"knn k={params.k}", shares, labels["test"], names),
+    ]
+
+
+def write_figures(run: StageRun, figures: Sequence[tuple[str, Figure]]) -> None:
+    """The files of ``(data set, figure)``, and ``figures….json``: their names and captions in order."""
+    listed = []
+    for number, (dataset, figure) in enumerate(figures):
+        path = run.name("figure", figure.suffix, number)
+        run.files.append(run.store.write_bytes(path, figure.data()))
+        listed.append({"path": path, "dataset": dataset, "name": figure.name, "caption": figure.caption})
+    run.write_file("figures", "json", json.dumps(listed, indent=1).encode())
+
+
+def read_figures(store: Store, made: Manifest) -> list[dict[str, str]]:
+    """``path``, ``dataset``, ``name`` and ``caption`` of each figure; none in a manifest from before there were any."""
+    index = [record for record in made.files if record.path.endswith(".json")]
+    return list(json.loads(store.read_bytes(index[0].path))) if index else []
 
 
 def _rows(params: Params, dataset: str, protocol: str, right: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -148,6 +148,7 @@ _ALL = (
         "evaluation",
         "Every protocol with data at hand, beside raw pixels and the same ViT untrained.",
         upstream={"pretrained_checkpoint": "all", "distilled_checkpoints": "all", "benchmark_sets": "all"},
+        version="2",
         kinds=("parquet", "mlflow"),
     ),
     _stage(
@@ -183,6 +184,7 @@ _ALL = (
             "pretrained_checkpoint": "all",
             "evaluation_metrics": "all",
         },
+        version="2",
         external=True,
         kinds=("html",),
     ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from dinov2_core import stage, tables
 from dinov2_core.curation import vectors
 from dinov2_core.errors import UserError
 from dinov2_core.images.shards import ShardWriter
-from dinov2_core.manifest import WHOLE, Manifest, write
+from dinov2_core.manifest import WHOLE, Manifest, read, write
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
 
@@ -164,6 +167,21 @@ def test_everything_that_was_found_has_its_place(lake: Lake) -> None:
         assert words in page, words
     assert "Planted truth" not in page
     assert "learning_rate" not in page
+
+
+def test_the_evaluations_pictures_are_on_the_page_and_ask_for_nothing(lake: Lake) -> None:
+    store, before = lake.store, read(lake.store, "evaluation_metrics")
+    assert before is not None
+    assert "What the model sees" not in lake.report()[1]
+    folder = "evaluation_metrics/all"
+    drawn = [store.write_bytes(f"{folder}/figure-x-00000.svg", b"<svg/>")]
+    rows = [{"path": drawn[0].path, "dataset": "bench", "name": "knn", "caption": f"who is taken for whom {HOSTILE}"}]
+    drawn.append(store.write_bytes(f"{folder}/figures-x-00000.json", json.dumps(rows).encode()))
+    write(store, replace(before, files=(*before.files, *drawn)))
+    _, page, _ = lake.report()
+    assert f'src="data:image/svg+xml;base64,{base64.b64encode(b"<svg/>").decode()}"' in page
+    assert "bench: who is taken for whom" in page
+    assert "<script" not in page
 
 
 def test_the_versions_on_the_page_are_the_manifests_read(lake: Lake) -> None:
