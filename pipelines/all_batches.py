@@ -91,6 +91,10 @@ def end_killed_runs(instance: dg.DagsterInstance) -> None:
             continue
         now = _started(pid)
         if now is None or now != (run.tags.get(STARTED) or now):
+            # It may have ended well since it was listed: what a dead process had to say, it has said by now.
+            latest = instance.get_run_by_id(run.run_id)
+            if latest is None or latest.is_finished:
+                continue
             instance.report_run_failed(run, "the process was killed; a later run goes on from its finished shards")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

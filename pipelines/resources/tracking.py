@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Tracking(dg.ConfigurableResource):
     def client(self) -> Any:
         """An ``MlflowClient`` on this tracker; the fluent API is set to the same place."""
         mlflow = _mlflow()
-        mlflow.set_tracking_uri(self.uri or "sqlite:///mlflow.db")
+        mlflow.set_tracking_uri(_credentials_apart(self.uri) or "sqlite:///mlflow.db")
         return mlflow.MlflowClient()
 
     def answering(self) -> Any:
@@ -312,6 +313,19 @@ def _mlflow() -> Any:
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow
+
+
+def _credentials_apart(uri: str) -> str:
+    """The address of a server without user and password, which go to where MLflow looks for them.
+
+    Its errors, and with them logs and run events, name the address that it was given.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = urllib.parse.unquote(parts.username or "")
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = urllib.parse.unquote(parts.password or "")
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _without_password(uri: str) -> str:

@@ -63,3 +63,19 @@ def test_a_run_whose_process_is_gone_is_ended_and_a_living_one_is_left(instance:
     all_batches.end_killed_runs(instance)
     assert instance.get_run_by_id(gone).status is dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]
     assert instance.get_run_by_id(alive).status is dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_called_killed(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = dg.GraphDefinition(name="nothing").to_job()
+    host = all_batches.this_process()[all_batches.PROCESS].rpartition(":")[0]
+    tags = {all_batches.PROCESS: f"{host}:999999999"}
+    run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+
+    def ends(pid: str) -> None:
+        instance.report_dagster_event(dg.DagsterEvent("PIPELINE_SUCCESS", "nothing"), run.run_id)
+
+    monkeypatch.setattr(all_batches, "_started", ends)
+    all_batches.end_killed_runs(instance)
+    assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.SUCCESS  # type: ignore[union-attr]

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dinov2_core.errors import UserError
 from pipelines.resources.tracking import Tracking
 from tests import toy_pipeline
 from tests.pipelines.tiny import ROOT
@@ -86,12 +87,18 @@ def test_a_tracker_that_is_gone_is_reported_without_its_password(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for name, value in (("HTTP_REQUEST_MAX_RETRIES", "0"), ("TRACKING_USERNAME", ""), ("TRACKING_PASSWORD", "")):
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
     with caplog.at_level(logging.DEBUG):
         tracking = Tracking(uri=PLANTED["MLFLOW_TRACKING_URI"])
         with tracking.training("pretrained_checkpoint", "f", {}, {}, {}) as tracker:
             if tracker is not None:
                 tracker(0, {"loss": 1.0})
+        with pytest.raises(UserError) as told:
+            tracking.answering()
+    assert not holds(repr(told.value).encode(), SECRETS)
+    assert not holds(repr(told.value.__cause__).encode(), SECRETS)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "pl4nted-uri", "the server is still told"
     said = capsys.readouterr()
     assert not holds((caplog.text + said.out + said.err).encode(), SECRETS)
 
