@@ -35,7 +35,7 @@ SHARD, BATCH = 10_000, 10_000
 SEEDS, CLUSTERS = 100_000, 10_000
 LIMIT = 1.1
 FIXED = 256 << 20
-LEAST = 0.2
+LEAST = 0.1
 """Processor seconds and hundreds of MiB below which a point says more about start-up than about growth."""
 
 Work = Callable[[], bool]
