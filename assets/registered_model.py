@@ -64,8 +64,6 @@ def _register(
 ) -> Any:
     trained = manifest.read(store, "pretrained_checkpoint")
     assert trained is not None, "the stage has read it"
-    # The training may have ended while the tracker was gone.
-    tracking.deliver()
     run = tracking.find_run(client, "pretrained_checkpoint", trained.fingerprint)
     run_id = run.info.run_id if run else client.create_run(tracking.experiment_id(client)).info.run_id
     with tempfile.TemporaryDirectory() as folder:

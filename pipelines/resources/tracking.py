@@ -93,7 +93,8 @@ class Tracking(dg.ConfigurableResource):
         return str(found.experiment_id)
 
     def find_run(self, client: Any, stage: str, fingerprint: str) -> Any | None:
-        """The run of this very training, where one was begun."""
+        """The run of this very training, where one was begun; what it has not been told yet is sent first."""
+        self.deliver([one for one in waiting(self.spool_folder) if one.fingerprint == fingerprint])
         return find_run(client, self.experiment_id(client), stage, fingerprint)
 
     def find_version(self, client: Any, manifest_hash: str) -> Any | None:

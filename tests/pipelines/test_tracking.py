@@ -216,6 +216,14 @@ def test_a_training_without_a_server_is_sent_later_with_its_own_times(
     assert not list(tracking.spool_folder.iterdir())
 
 
+def test_who_asks_for_the_run_of_a_training_gets_it_though_the_tracker_was_gone(tracking: Tracking, gate: Gate) -> None:
+    gate.down = True
+    with begin(tracking.model_copy(update={"patience": 0.1})) as tell:
+        tell(0, {"loss": 1.0})
+    gate.down = False
+    assert history(tracking) == [(0, 1.0)]
+
+
 def test_one_command_sends_what_waits(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
