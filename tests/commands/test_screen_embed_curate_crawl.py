@@ -85,6 +85,21 @@ def test_embeddings_are_float16_lists_of_fixed_width(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "out" / "refused.parquet")) == 3
 
 
+def test_embeddings_are_written_a_row_group_a_task_and_never_held_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinov2_core.curation.folders.embed.PER_TASK", 4)
+    images = pool(tmp_path / "images", 9)
+    assert main(["embed", str(images), "--out", str(tmp_path / "out"), *ENCODER]) == 0
+    file = pq.ParquetFile(tmp_path / "out" / "embeddings.parquet")
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert len(sizes) > 2
+    assert max(sizes) <= 4
+    paths = file.read(["path"])["path"].to_pylist()
+    assert paths == sorted(paths)
+    assert len(paths) + len(rows(tmp_path / "out" / "refused.parquet")) == 9 + 10
+
+
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     place = tmp_path_factory.mktemp("curate")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from dinov2_core.curation import composition, vectors
 from dinov2_core.curation.balanced import balanced_sample
 from dinov2_core.curation.clustering import assign, hierarchical_kmeans, kmeans
-from dinov2_core.curation.folders.embed import vectors_of
+from dinov2_core.curation.folders.embed import Vectors, good_rows, vectors_of
 from dinov2_core.curation.folders.job import Job
 from dinov2_core.curation.neighbours import NeighbourSearch
 from dinov2_core.curation.retrieval import MIN_HITS, PER_CLUSTER, SAMPLE_K, cluster_based, sample_based
@@ -67,10 +67,9 @@ class _Pool:
 def curate(pool: str, seeds: str, out: str, weights: str, recipe: Recipe, *, workers: int = 0) -> dict[str, Any]:
     """Write ``selected.parquet`` (an image once, best draw first) and ``curate.md``; the counts."""
     job = Job(out, "curate", workers)
-    theirs, _, first = vectors_of(job, seeds, weights, "seeds")
-    ours, _, second = vectors_of(job, pool, weights, "pool")
+    theirs, ours = vectors_of(job, seeds, weights, "seeds"), vectors_of(job, pool, weights, "pool")
     settings = {name: value for name, value in asdict(recipe).items() if name != "memory"}
-    state = {"seeds": first, "pool": second, "recipe": settings}
+    state = {"seeds": theirs.state, "pool": ours.state, "recipe": settings}
     if (said := job.finished(state)) is not None:
         return said
     with Scratch(recipe.memory) as scratch:
@@ -106,20 +105,20 @@ def _drawn(held: _Pool, recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict
     return drawn, _once(drawn)[:target]
 
 
-def _matrix(rows: pa.Table, uri: str, scratch: Scratch) -> tuple[list[str], StoredRows]:
+def _matrix(found: Vectors, uri: str, scratch: Scratch) -> tuple[list[str], StoredRows]:
     """Paths and embeddings in order of the paths' hashes: clustering is fitted to the first rows, a random sample."""
-    good = rows.filter(pa.compute.equal(rows["reason"], ""))
-    if not len(good):
+    paths = [path for part in found.parts() for path in good_rows(part)["path"].to_pylist()]
+    if not paths:
         raise UserError("no image there decodes", where=uri, todo="see what `dinov2 screen` says of them")
-    paths = good["path"].to_pylist()
     order = sorted(range(len(paths)), key=lambda i: hashlib.sha256(paths[i].encode()).digest())
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    held = scratch.empty((len(order), good.schema.field("embedding").type.list_size), np.float16)
+    held = scratch.empty((len(order), found.width), np.float16)
     at = 0
-    for batch in good.to_batches():
-        held[place[at : at + len(batch)]] = vectors.stored(batch)
-        at += len(batch)
+    for part in found.parts():
+        good = good_rows(part)
+        held[place[at : at + len(good)]] = vectors.stored(good)
+        at += len(good)
     return [paths[i] for i in order], StoredRows(held)
 
 

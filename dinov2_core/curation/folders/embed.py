@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +26,52 @@ Encoder = Callable[[list[np.ndarray]], np.ndarray]
 def embed(uri: str, out: str, weights: str, *, workers: int = 0) -> dict[str, Any]:
     """Write ``embeddings.parquet`` (path, embedding) and ``refused.parquet``; the counts."""
     job = Job(out, "embed", workers)
-    rows, said, state = vectors_of(job, uri, weights)
-    if (before := job.finished(state)) is not None:
+    found = vectors_of(job, uri, weights)
+    if (before := job.finished(found.state)) is not None:
         return before
-    good = rows.filter(pa.compute.equal(rows["reason"], "")).select(["path", "embedding"])
-    refused = rows.filter(pa.compute.not_equal(rows["reason"], "")).select(["path", "reason"])
+    refused = pa.concat_tables([_refused(part) for part in found.parts()])
+    said: dict[str, Any] = {"images": found.images, "refused": len(refused), "width": found.width}
     said["table"] = markdown(("what", "how many"), [(k, v) for k, v in said.items() if isinstance(v, int)])
     text = f"# Embeddings by {weights}\n\n{said['table']}\n"
-    return job.finish(
-        state, {"embeddings.parquet": good, "refused.parquet": refused}, {"embed.md": text.encode()}, said
-    )
+    good = (good_rows(part) for part in found.parts())
+    results = {"embeddings.parquet": good, "refused.parquet": refused}
+    return job.finish(found.state, results, {"embed.md": text.encode()}, said)
 
 
-def vectors_of(job: Job, uri: str, weights: str, label: str = "images") -> tuple[pa.Table, dict[str, Any], Any]:
-    """``(path, reason, embedding)`` of every image at ``uri`` (zeros where refused), counts, and their state."""
+@dataclass(frozen=True)
+class Vectors:
+    """Embeddings that lie in files, ``(path, reason, embedding)`` of every image (zeros where refused); their state."""
+
+    store: Store
+    files: list[str]
+    images: int
+    width: int
+    state: dict[str, Any]
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The rows of one task after another."""
+        for name in self.files:
+            yield self.store.read_table(name)
+
+
+def vectors_of(job: Job, uri: str, weights: str, label: str = "images") -> Vectors:
+    """Embed every image at ``uri``; what was embedded before is not done again."""
     groups, digest = reading.groups(uri, PER_TASK)
     state = {"images": digest, "weights": checksum(weights)}
     tasks = tasks_of(groups, uri=uri, weights=weights, version=state["weights"])
     total = None if groups[0][0].endswith(reading.CONTAINERS) else sum(len(g) for g in groups)
     done = job.map(_embed, tasks, state, label=label, total=total)
-    rows = pa.concat_tables([job.store.read_table(f"{prefix}rows.parquet") for prefix, _ in done])
-    refused = sum(1 for reason in rows["reason"].to_pylist() if reason)
-    width = rows.schema.field("embedding").type.list_size
-    return rows, {"images": len(rows), "refused": refused, "width": width}, state
+    images = sum(int(summary["images"]) for _, summary in done)
+    return Vectors(job.store, [f"{prefix}rows.parquet" for prefix, _ in done], images, int(done[0][1]["width"]), state)
+
+
+def good_rows(part: pa.Table) -> pa.Table:
+    """``(path, embedding)`` of what was not refused."""
+    return part.filter(pa.compute.equal(part["reason"], "")).select(["path", "embedding"])
+
+
+def _refused(part: pa.Table) -> pa.Table:
+    return part.filter(pa.compute.not_equal(part["reason"], "")).select(["path", "reason"])
 
 
 def checksum(weights: str) -> str:
@@ -97,4 +121,4 @@ def _embed(task: Mapping[str, Any]) -> dict[str, Any]:
     )
     columns = {"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string()), "embedding": column}
     Store(task["root"]).write_table(f"{task['scratch']}rows.parquet", pa.table(columns))
-    return {"images": len(paths)}
+    return {"images": len(paths), "width": width}

@@ -7,11 +7,13 @@ computed belongs to the modules beside.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dinov2_core import config
 from dinov2_core.shard_map import ProcessShardMap, ShardFunction, Summary
@@ -78,16 +80,33 @@ class Job:
         return list(zip((task["scratch"] for task in keyed.values()), done, strict=True))
 
     def finish(
-        self, state: Mapping[str, Any], tables: Mapping[str, pa.Table], files: Mapping[str, bytes], said: dict[str, Any]
+        self,
+        state: Mapping[str, Any],
+        tables: Mapping[str, pa.Table | Iterable[pa.Table]],
+        files: Mapping[str, bytes],
+        said: dict[str, Any],
     ) -> dict[str, Any]:
-        """Write the results, then the note that makes them final."""
+        """Write the results, then the note that makes them final. A table may come in parts, which are never held
+        together."""
         for name, table in tables.items():
-            self.store.write_table(name, table)
+            if isinstance(table, pa.Table):
+                self.store.write_table(name, table)
+            else:
+                self._write_parts(name, table)
         for name, data in files.items():
             self.store.write_bytes(name, data)
         body = {"state": config.digest(state), "files": [*tables, *files], "said": said}
         self.store.write_bytes(f"{self.verb}.json", json.dumps(body, indent=1).encode())
         return said
+
+    def _write_parts(self, name: str, parts: Iterable[pa.Table]) -> None:
+        waiting = iter(parts)
+        first = next(waiting)
+        with self.store.create(name) as out, pq.ParquetWriter(out, first.schema, compression="zstd") as writer:
+            for part in chain([first], waiting):
+                # One row group a part, but none for a part without rows.
+                if len(part):
+                    writer.write_table(part)
 
 
 def tasks_of(groups: Sequence[Sequence[str]], **values: Any) -> list[dict[str, Any]]:
