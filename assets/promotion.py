@@ -1,7 +1,7 @@
 """The rules before ``champion``: what a model version must show, as pure functions over numbers.
 
 Where the numbers come from is in ``registered_model.py`` and ``gate_results.py``; how the alias moves in
-``pipelines/resources/registry.py``.
+``pipelines/resources/champions.py``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from dinov2_core import kept, manifest
 from dinov2_core.kept import Kept
 from dinov2_core.manifest import Manifest
 
-# Tags of the registry's: see ``pipelines/resources/registry.py``.
+# Tags of the registry's: see ``champions.py`` and ``registry.py`` in ``pipelines/resources``.
 TAKEN_BACK, MODEL_ID = "rolled_back", "model_id"
 
 

@@ -1,6 +1,6 @@
 """Who is champion, and the way back: ``python -m pipelines.champion [rollback]``, and the job of the same name.
 
-The rules by which a model becomes champion are in ``assets/promotion.py``; the history in ``resources/registry.py``.
+The rules by which a model becomes champion are in ``assets/promotion.py``; the history in ``resources/champions.py``.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of ops as objects.

@@ -10,7 +10,7 @@ import pytest
 
 from assets.promotion import Verdict
 from dinov2_core.errors import UserError
-from pipelines.resources.registry import Champions, Entry, counting, earlier
+from pipelines.resources.champions import Champions, Entry, counting, earlier
 from tests.pipelines.tracker import tracker
 
 YES = Verdict(True, "better")
