@@ -24,6 +24,7 @@ COMMANDS: tuple[str, ...] = (
     "pretrain",
     "look",
     "gc",
+    "plan",
 )
 """Module names in this package, in the order of ``dinov2 --help``."""
 
