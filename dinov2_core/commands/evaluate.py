@@ -21,7 +21,8 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--size", type=int, help="input side in pixels; default: the model's")
     parser.add_argument("--heads", type=int, help="attention heads, for files that state none")
     parser.add_argument("--batch", type=int, default=64, help="images a forward pass")
-    parser.add_argument("--processes", type=int, default=1, help="local processes that compute features")
+    parser.add_argument("--processes", type=int, default=1, help="local processes that compute features, on CPUs")
+    parser.add_argument("--device", help="where the backbone computes; default: a GPU where there is one")
     parser.add_argument("--no-pictures", action="store_true", help="leave out what the model sees in a few pictures")
     cache = os.environ.get("DINOV2_FEATURES", str(Path.home() / ".cache" / "dinov2-pipeline" / "features"))
     parser.add_argument("--cache", type=Path, default=Path(cache), help="where features are kept")
@@ -49,6 +50,8 @@ def evaluate(options: argparse.Namespace) -> None:
     model = EvalModel.load(options.weights, size=options.size, heads=options.heads)
     context = Context(FeatureCache(options.cache), batch=options.batch, processes=options.processes)
     with joined() as process:
+        # Local processes would each want the one GPU.
+        model.backbone.to(options.device or ("cpu" if options.processes > 1 else process.device))
         found = evaluation.evaluate(model, data, names, context, settings)
     if process.rank:
         return

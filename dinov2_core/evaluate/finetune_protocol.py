@@ -81,7 +81,7 @@ def classifier(model: EvalModel, classes: int, options: FinetuneOptions, *, seed
     backbone.requires_grad_(True)
     if options.lora_rank:
         lora.adapt(backbone, rank=options.lora_rank, alpha=options.lora_alpha)
-    return Classifier(backbone, classes)
+    return Classifier(backbone, classes).to(next(backbone.parameters()).device)
 
 
 def optimizer(made: Classifier, options: FinetuneOptions) -> torch.optim.AdamW:
@@ -110,6 +110,7 @@ def train(model: EvalModel, data: LabelledSet, options: FinetuneOptions, context
     steps = options.epochs * max(1, len(data.train) // options.batch)
     schedule = CosineSchedule(options.lr, options.lr * 1e-2, steps, warmup=int(options.warmup * steps))
     optim = optimizer(made, options)
+    device = next(made.parameters()).device
     labels, generator = torch.from_numpy(data.train.labels), torch.Generator().manual_seed(context.seed)
     loss_of = nn.CrossEntropyLoss(label_smoothing=options.smoothing)
     made.train()
@@ -119,7 +120,7 @@ def train(model: EvalModel, data: LabelledSet, options: FinetuneOptions, context
             order = torch.randperm(len(data.train), generator=generator)
         rows, order = order[: options.batch], order[options.batch :]
         images = augmented([data.train.pictures[i] for i in rows], model.preprocessing.size, generator)
-        loss = loss_of(made(model.preprocessing.normalize(images)), labels[rows])
+        loss = loss_of(made(model.preprocessing.normalize(images).to(device)), labels[rows].to(device))
         if not torch.isfinite(loss):
             raise UserError(f"the loss is not finite at step {step}", where=data.name, todo="lower lr")
         optim.zero_grad()
@@ -145,10 +146,10 @@ def follow(average: nn.Module, made: nn.Module, decay: float) -> None:
 def predict(made: Classifier, model: EvalModel, split: Split, batch: int) -> Tensor:
     """``[N]`` classes."""
     made.eval()
-    parts = []
+    device, parts = next(made.parameters()).device, []
     for start in range(0, len(split), batch):
         images = model.preprocessing.normalize(squares(model, split.pictures[start : start + batch]))
-        parts.append(made(images).argmax(dim=1))
+        parts.append(made(images.to(device)).argmax(dim=1).cpu())
     return torch.cat(parts)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from dinov2_core.errors import UserError
+from dinov2_core.evaluate.protocol import NotApplicableError
 from dinov2_core.progress import track
 
 PAPER_C = tuple(float(c) for c in np.logspace(-6, 5, 45))
@@ -89,12 +90,21 @@ def path(
 
 
 def hold_out(labels: NDArray[np.int64], share: float = 0.1, *, seed: int = 0) -> tuple[NDArray[np.int64], ...]:
-    """Rows to fit on and rows to choose by, each sorted; a class with one image stays among the former."""
+    """Rows to fit on and rows to choose by, each sorted; a class with one image stays among the former.
+
+    Raises:
+        NotApplicableError: nothing is left to choose by.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
     held = order[: max(1, round(share * len(labels)))]
     if labels.ndim == 1:
         kept = np.bincount(np.delete(labels, held), minlength=int(labels.max()) + 1)
         held = held[kept[labels[held]] > 0]
+        if not len(held):
+            # Small sets: the few that were drawn are the only ones of their class, and others may not be.
+            held = order[np.bincount(labels)[labels[order]] > 1][:1]
+    if not len(held):
+        raise NotApplicableError("no image can be held out of train", todo="give a class a second image")
     return np.setdiff1d(np.arange(len(labels)), held), np.sort(held)
 
 

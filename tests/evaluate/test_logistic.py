@@ -129,3 +129,12 @@ def test_the_protocol_on_voc_ranks_by_scores(tmp_path: Path) -> None:
     found = run_logistic(model(), data, LogisticOptions(), Context(FeatureCache(tmp_path / "c")))
     assert found.named("mAP").value == 1.0
     assert not found.figures
+
+
+def test_one_image_a_class_leaves_nothing_to_choose_by() -> None:
+    with pytest.raises(UserError, match="no image can be held out"):
+        hold_out(np.arange(5))
+    for seed in range(9):
+        kept, held = hold_out(np.array([0, 1, 2, 3, 3]), seed=seed)
+        assert held.tolist() in ([3], [4])
+        assert len(kept) == 4

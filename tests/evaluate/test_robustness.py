@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -156,3 +157,27 @@ def test_both_protocols_run_from_one_model(tmp_path: Path) -> None:
     again = evaluation.evaluate(model(), data, ["corruptions"], context, settings).results[0].scores[0]
     assert again.name == "mCE"
     assert again.value == pytest.approx(2 * total.value)
+
+
+def test_imagenet_c_is_read_from_its_own_folders_and_divided_by_alexnets_errors(tmp_path: Path) -> None:
+    root = small_imagenet(tmp_path / "in")
+    for i in range(6):
+        picture(root / "train" / WNIDS[i % 3] / f"more_{i}.JPEG", 40 + i)
+    data = imagenet.load(root)
+    for below in ("noise/gaussian_noise/1", "digital/contrast/1"):
+        for i, wnid in enumerate(WNIDS):
+            picture(tmp_path / "c" / below / wnid / f"ILSVRC2012_val_0000000{3 - i}.JPEG", 60 + i)
+    settings = {"steps": 2, "batch": 2, "names": ["gaussian_noise", "contrast"], "severities": [1]}
+    run = {"corruptions": {**settings, "folder": str(tmp_path / "c")}}
+    context = Context(FeatureCache(tmp_path / "cache"))
+    total, one, two = evaluation.evaluate(model(), data, ["corruptions"], context, run).results[0].scores
+    assert total.name == "mCE"
+    assert "ImageNet-C's files" in total.note
+    assert total.value == pytest.approx((one.value / 0.886428 + two.value / 0.853204) / 2)
+    split = imagenet.corrupted(tmp_path / "c", "contrast", 1, data.test, data.classes)
+    assert [Path(p.name).parent.name for p in split.pictures] == [WNIDS[i] for i in split.labels]
+    shutil.rmtree(tmp_path / "c/digital/contrast/1" / WNIDS[0])
+    with pytest.raises(UserError, match="2 pictures for 3 validation images"):
+        imagenet.corrupted(tmp_path / "c", "contrast", 1, data.test, data.classes)
+    with pytest.raises(UserError, match="no folder contrast/2"):
+        imagenet.corrupted(tmp_path / "c", "contrast", 2, data.test, data.classes)

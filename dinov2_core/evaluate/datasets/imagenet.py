@@ -87,6 +87,23 @@ def variant(root: Path, name: str, classes: tuple[str, ...]) -> Variant:
     return Variant(name, tuple(p for p, _ in items), accepted, np.unique(truth))
 
 
+def corrupted(root: Path, name: str, severity: int, val: Split, classes: tuple[str, ...]) -> Split:
+    """ImageNet-C: ``NAME/SEVERITY/nXXXXXXXX/*.JPEG``, in ``root`` or in one of its archives' folders (``noise/``, …).
+
+    Raises:
+        UserError: the folder is not there, is not as large as the validation set, or has a foreign class.
+    """
+    require(root, form="CORRUPTION/SEVERITY/nXXXXXXXX/*.JPEG, or the same below noise/, blur/, weather/ and digital/")
+    below = sorted([*root.glob(f"{name}/{severity}"), *root.glob(f"*/{name}/{severity}")])
+    if not below:
+        raise UserError(f"no folder {name}/{severity}", where=str(root), todo="unpack all archives of ImageNet-C")
+    items = class_folders(below[0])
+    if len(items) != len(val):
+        todo = "complete it: a score over the rest would be another score"
+        raise UserError(f"{len(items)} pictures for {len(val)} validation images", where=str(below[0]), todo=todo)
+    return numbered(f"{name} {severity}", items, classes, below[0])
+
+
 def real(path: Path, val: Split, classes: tuple[str, ...]) -> Variant:
     """ImageNet-ReaL: ``real.json``, a list of labels for each validation image in the order of file names."""
     table = json_file(path)
