@@ -54,7 +54,8 @@ def text(
     lines = [
         (
             f"{count(pool.images)} images on {machines.gpus} {machines.gpu.upper()}, {machines.cores:,} cores, "
-            f"storage at {size(machines.storage_rate)}/s; {pool.shards:,} shards of {SHARD:,}, {pool.partitions:,} partitions of "
+            f"storage at {size(machines.storage_rate)}/s; {pool.shards:,} shards of {SHARD:,}, "
+            f"{pool.partitions:,} partitions of "
             f"{pool.batch:,.0f}; retrieval by {pool.encoder}"
         ),
         "",
