@@ -94,9 +94,11 @@ def test_copies_in_a_later_batch_join_their_originals(world: tuple[Store, dict[s
     found = components(store, made)
     assert set(found) == {*names["b1"], *names["b2"]}
     joined = [found[a]["component"] == found[b]["component"] for a, b in planted(names)]
-    # The paper's threshold misses small pictures with a border: three of these twenty-four.
-    assert np.mean(joined) >= 0.85
-    assert made.counts["largest_component"] <= 3
+    # The paper's threshold misses small pictures with a border, whose cosine to the original has a median of 0.50: all
+    # three of these twenty-four, and nothing else.
+    kinds = list(planting.EDITS)
+    assert [kinds[i % 8] for i, found_it in enumerate(joined) if not found_it] == ["border"] * 3
+    assert made.counts["largest_component"] == 2
     for group in {row["component"] for row in found.values()}:
         members = [row for row in found.values() if row["component"] == group]
         assert sum(bool(row["keep"]) for row in members) == (0 if "leak" in str(members[0]["reason"]) else 1)
@@ -127,20 +129,21 @@ def test_edges_are_ordered_pairs_with_both_scores(world: tuple[Store, dict[str, 
 
 def test_measured_thresholds_find_what_was_planted(world: tuple[Store, dict[str, list[str]]]) -> None:
     store, names = world
-    # A hard pool: a fifth of it are copies, and those with a border count as unrelated where their originals are
-    # sampled; one such pair in fourteen thousand costs a tenth of the precision.
+    # A hard pool: a fifth of it are copies, and those with a border (cosine 0.27 to 0.5) count as unrelated where their
+    # originals are sampled. Five such pairs in 14,280 are all that is over the paper's 0.6 and unplanted, and one costs
+    # a tenth of the precision, so the fit gives up recall. It finds 0.750 of 120 and joins 20 of 24.
     asked = {"calibrate": True, "sample": 60, "precision": 0.8}
     made = materialise(store, "deduplicated_set", **asked)
     report = made.counts["calibration"]
     assert report["planted"] == 120
-    assert report["recall"] >= 0.7
+    assert report["recall"] >= 0.74
     assert report["precision"] >= 0.8
     assert set(report["recall_by_kind"]) == set(planting.ALIGNABLE)
     assert made.counts["paper"] == {"threshold": 0.6, "benchmark_threshold": 0.45}
     assert 0.45 <= made.counts["rule"]["aligned_similarity"] <= 1.0
     found = components(store, made)
     joined = [found[a]["component"] == found[b]["component"] for a, b in planted(names)]
-    assert np.mean(joined) >= 0.75
+    assert np.mean(joined) >= 0.83
     again = stage.materialise(
         store,
         registry.get("deduplicated_set"),
