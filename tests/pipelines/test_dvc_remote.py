@@ -1,0 +1,81 @@
+"""Versions move through a real S3 server to a clean clone; what goes wrong on the way is said and can be repeated."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinov2_core.storage import Store
+from tests.pipelines.toy_checkout import Checkout
+from tests.weed import BUCKET, Weed, environment
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+REMOTE, SHARDS, SHARD_BYTES = "versions", 12, 4 << 20
+
+
+def objects(weed: Weed) -> list[str]:
+    with environment(weed.env):
+        return Store(f"s3://{BUCKET}/{REMOTE}").find("")
+
+
+def test_a_version_goes_up_and_comes_down_and_failures_are_mended_by_the_same_command(
+    weed: Weed, tmp_path: Path
+) -> None:
+    origin = Checkout(tmp_path / "origin").begin()
+    origin.dagster()
+    # Something to be in the middle of.
+    rng = np.random.default_rng(0)
+    for number in range(SHARDS):
+        (origin.folder / f"data/raw_crawl/b1/shard-{number:02d}.tar").write_bytes(rng.bytes(SHARD_BYTES))
+    origin.dvc("commit", "--force", "--quiet")
+    made = origin.manifests()
+    origin.dvc("remote", "add", "--default", "s3", f"s3://{BUCKET}/{REMOTE}")
+    origin.dvc("remote", "add", "typo", f"s3://{BUCKET}s/{REMOTE}")
+    origin.keep("v1")
+
+    for arguments, env in (
+        (("push",), {**weed.env, "AWS_SECRET_ACCESS_KEY": "wrong"}),
+        (("push", "-r", "typo"), weed.env),
+    ):
+        said = origin.dvc(*arguments, fails=True, **env)
+        assert "ERROR" in said
+        assert "Traceback" not in said
+    assert objects(weed) == []
+
+    # One transfer at a time, so that there is a middle.
+    push = [sys.executable, "-m", "dvc", "push", "--jobs", "1"]
+    running = subprocess.Popen(
+        push, cwd=origin.folder, env={**origin.env, **weed.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    until = time.monotonic() + 120
+    while len(objects(weed)) < 2:
+        assert time.monotonic() < until, "the push never began"
+        time.sleep(0.02)
+    weed.stop()
+    said = running.communicate(timeout=240)[0].decode()
+    assert running.returncode != 0, said
+    assert "Traceback" not in said
+    weed.start()
+    arrived = objects(weed)
+    assert len(arrived) < SHARDS, "it was in the middle"
+    assert not [name for name in arrived if name.endswith(".dir")], "no listing of a folder before its files"
+
+    clone = Checkout(tmp_path / "clone")
+    subprocess.run(["git", "clone", "-q", str(origin.folder), str(clone.folder)], check=True)
+    said = clone.dvc("pull", "--quiet", fails=True, **weed.env)
+    assert "Traceback" not in said
+    assert clone.manifests() == {}, "half a version is none"
+
+    origin.dvc("push", "--quiet", **weed.env)
+    clone.dvc("pull", "--quiet", "raw_crawl", "embeddings", "seed_embeddings", **weed.env)
+    assert clone.manifests() == {key: text for key, text in made.items() if not key.startswith("curated_lvd")}
+    sent = (origin.folder / "data/raw_crawl/b1/shard-00.tar").read_bytes()
+    assert (clone.folder / "data/raw_crawl/b1/shard-00.tar").read_bytes() == sent
+    clone.dagster("curated_lvd")
+    assert clone.manifests() == made, "the next stage, made from what came down, is the same"
+    assert clone.calls() == 3, "only its shards were computed"
