@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
         settings.get(spec.name) or {},
         shard_map=ProcessShardMap(options.workers),
         force=options.force,
+        verify=True,
     )
     word = "made" if made.fresh else "up to date"
     print(f"{made.manifest.key}: {word}, version {made.manifest.hash[:12]}, {made.seconds:.1f} s")

@@ -17,6 +17,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.factory import VERIFY
 from assets.partitions import CRAWL_BATCHES
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None, definitions: dg.Definitions | N
                 on=on,
                 partition=options.partition,
                 selection=options.assets,
+                tags={VERIFY: "asked for by name"},
                 definitions=definitions,
             )
             problems = failures(result)

@@ -26,7 +26,7 @@ from tests.pipelines.tiny import free_port
 
 pytestmark = pytest.mark.slow
 STAGES = ("raw_crawl", "embeddings", "curated_lvd")
-PATIENCE = 240
+PATIENCE = 400
 
 
 class Site:
@@ -167,7 +167,7 @@ def test_nothing_is_lost_and_nothing_double(site: Site, tmp_path: Path) -> None:
     for name in ("raw_crawl", "embeddings"):
         done = [c for c in toy_pipeline.calls(site.folder) if c.startswith(f"{name}-")]
         twice = [c for c in done if not c.endswith("-0")]
-        assert len(done) == len(toy_pipeline.calls(tmp_path)) * 0 + 3 * toy_pipeline.SHARDS + len(twice)
+        assert len(done) == 3 * toy_pipeline.SHARDS + len(twice)
         assert len(twice) == 1, "the shard in which the worker was killed"
     assert not site.runs(dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
     slots = site.instance.event_log_storage.get_concurrency_info("accelerator")

@@ -224,3 +224,17 @@ def test_what_is_stale_is_shown_with_its_cause(toy: Toy) -> None:
     )
     assert made.success
     assert stale(toy, "embeddings", "b1") == ["has a new dependency data version: raw_crawl"]
+
+
+def test_an_asset_that_is_asked_for_by_name_is_compared_with_its_checksums(toy: Toy) -> None:
+    toy_pipeline.put(toy.folder, "b1", "1\n")
+    assert toy.run().success
+    (table, *_) = sorted((toy.folder / "data/curated_lvd/all").glob("*.parquet"))
+    whole = table.read_bytes()
+    table.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
+    assert toy.made(toy.run()) == set(), "a job trusts what is there"
+    by_name = toy.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=toy.instance, asset_selection=[dg.AssetKey("curated_lvd")], raise_on_error=False
+    )
+    assert toy.made(by_name) == {"curated_lvd"}
+    assert table.read_bytes() == whole
