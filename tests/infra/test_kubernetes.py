@@ -135,7 +135,7 @@ def test_everything_is_closed_that_is_not_opened() -> None:
 def test_secrets_are_named_and_never_written() -> None:
     assert [d for d in DOCUMENTS if d["kind"] == "Secret"] == []
     text = "\n".join(p.read_text() for p in INFRA.rglob("*") if p.is_file())
-    for found in re.findall(r"(?im)^[^#\n:]*(?:password|secret_?key|token)\w*\s*[:=]\s*(\S.*)$", text):
+    for found in re.findall(r"(?im)^[^#\n:]*(?:password|secret_?key|token)\w*[ \t]*[:=][ \t]*(\S.*)$", text):
         assert re.match(r"\$\{|\{env: |\{valueFrom: |\{runAs|false|\?copy|\$S3|\"\$|dinov2-", found), found
 
 
