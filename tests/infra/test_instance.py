@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Puts a query to a web server that runs beside a daemon, as two processes on one instance."""
+    """Puts a query to a web server that runs beside a daemon, as two processes on one instance.
+
+    The database is made first: two processes that find none both make one, and one of them fails.
+    """
     home = tmp_path_factory.mktemp("dagster")
     (home / "dagster.yaml").write_text((ROOT / "infra" / "dagster.yaml").read_text())
     env = {**os.environ, "DAGSTER_HOME": str(home), "DATA_ROOT": str(home / "data"), "PYTHONWARNINGS": "ignore"}
@@ -38,6 +42,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         [bin_ / "dagster-daemon", "run", "-w", "workspace.yaml"],
         [bin_ / "dagster-webserver", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
     ]
+    subprocess.run([bin_ / "dagster", "instance", "migrate"], cwd=ROOT, env=env, capture_output=True, check=True)
     logs = [(home / f"{number}.log").open("w") for number in range(2)]
     started = [
         subprocess.Popen(c, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
@@ -65,7 +70,8 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield query
     finally:
         for process in started:
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
         for process in started:
             process.wait(30)
 

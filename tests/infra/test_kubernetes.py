@@ -164,6 +164,12 @@ def test_the_chart_says_what_the_instance_file_says() -> None:
     pools = own["concurrency"]["pools"]
     wanted = {"defaultLimit": pools["default_limit"], "granularity": pools["granularity"]}
     assert CHART["concurrency"]["pools"] == wanted
+    runs = own["concurrency"]["runs"]
+    assert CHART["concurrency"]["runs"] == {
+        "maxConcurrentRuns": runs["max_concurrent_runs"],
+        "tagConcurrencyLimits": runs["tag_concurrency_limits"],
+    }
+    assert CHART["additionalInstanceConfig"]["freshness"] == own["freshness"]
 
 
 def test_every_key_of_the_values_is_one_of_the_charts() -> None:
@@ -171,7 +177,8 @@ def test_every_key_of_the_values_is_one_of_the_charts() -> None:
     pod = {"image", "envSecrets", "envConfigMaps", "podSecurityContext", "securityContext", "resources", "labels"}
     assert set(CHART) <= {
         *("global", "generatePostgresqlPasswordSecret", "generateCeleryConfigSecret", "postgresql", "rabbitmq"),
-        *("redis", "dagsterWebserver", "dagsterDaemon", "concurrency", "retention", "dagster-user-deployments"),
+        *("redis", "dagsterWebserver", "dagsterDaemon", "concurrency", "retention", "additionalInstanceConfig"),
+        "dagster-user-deployments",
         *("runLauncher", "computeLogManager", "telemetry", "serviceAccount"),
     }
     assert set(CHART["dagsterWebserver"]) <= pod | {"replicaCount"}
