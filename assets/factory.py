@@ -13,6 +13,7 @@ from typing import Any
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
 import dagster as dg
 from dagster._core.definitions.data_version import get_input_data_version_tag
+from dagster._core.errors import DagsterError
 
 from assets.partitions import CRAWL_BATCHES, batches_in_run
 from dinov2_core import config, stage
@@ -34,6 +35,7 @@ Used = Callable[[Any], str]
 
 VERIFY = "dinov2/verify"
 """Tag of a run: compare every file with its manifest's checksum, and make again what does not fit."""
+# Asked for by the body, and not the asset's policy: Dagster would apply that to a run that is cancelled too.
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
@@ -67,7 +69,6 @@ def stage_asset(
         deps=[*(_dependency(spec, upstream) for upstream in spec.upstream), *external],
         partitions_def=CRAWL_BATCHES if spec.partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run() if spec.partitioned else None,
-        retry_policy=RETRY,
         pool=pool,
         owners=owners,
     )
@@ -77,7 +78,13 @@ def stage_asset(
         engine: dg.ResourceParam[Any],
         tracking: dg.ResourceParam[Any],
     ) -> dg.MaterializeResult:
-        made = _materialise(context, spec, lake, engine, tracking, watch, after)
+        try:
+            made = _materialise(context, spec, lake, engine, tracking, watch, after)
+        except (dg.Failure, DagsterError):
+            raise
+        except Exception as error:
+            wait = RETRY.calculate_delay(context.retry_number + 1)
+            raise dg.RetryRequested(RETRY.max_retries, wait) from error
         used = {get_input_data_version_tag(dg.AssetKey(name)): version(lake) for name, version in external.items()}
         return made._replace(tags=used) if used else made
 
