@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
@@ -22,6 +22,7 @@ from dinov2_core.images.pool import load_pool
 from dinov2_core.model import weights
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
+from dinov2_core.shard_map import Resources
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import training
 from dinov2_core.stages.copy_embeddings import kept_images
@@ -34,15 +35,22 @@ CHAMPION = "champion"
 @dataclass(frozen=True)
 class Params:
     """``encoder``: ``preliminary`` (the stage ``preliminary_encoder``); ``champion`` (the adopted encoder, and the
-    preliminary one until one is adopted); or the path of a backbone's safetensors."""
+    preliminary one until one is adopted); or the path of a backbone's safetensors. ``device``: with ``cuda`` a task
+    asks the engine for ``gpus`` GPUs; vectors differ from a CPU's in the last bits, so they are another version."""
 
     encoder: str = PRELIMINARY
+    device: Literal["cpu", "cuda"] = stage.efficiency("cpu")
+    gpus: float = stage.efficiency(1.0)
     images_per_task: int = stage.efficiency(500)
     batch: int = stage.efficiency(128)
 
 
 def external(store: Store, partition: str, params: Params) -> dict[str, str]:
-    """The checksum of the weights, where they are not those of an upstream stage."""
+    """The checksum of the weights, where they are not those of an upstream stage; and the device, where not the CPU."""
+    return _weights(store, params) | ({} if params.device == "cpu" else {"device": params.device})
+
+
+def _weights(store: Store, params: Params) -> dict[str, str]:
     if params.encoder == PRELIMINARY:
         return {}
     if params.encoder == CHAMPION:
@@ -78,10 +86,14 @@ def embed(run: StageRun, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "stored": stored,
             "version": run.fingerprint,
             "batch": params.batch,
+            "device": params.device,
         }
         for start in range(0, len(rows), size)
     }
-    summaries = run.map(_embed, tasks, label="images", unit=lambda s: int(s["images"]), total=len(rows))
+    needs = Resources(gpus=params.gpus if params.device == "cuda" else 0.0)
+    summaries = run.map(
+        _embed, tasks, label="images", unit=lambda s: int(s["images"]), total=len(rows), resources=needs
+    )
     backbone, _ = _encoder(run.store.root, path, stored, run.fingerprint)
     if not tasks:
         run.write_table("embeddings", tables.schema("embeddings", dim=backbone.config.dim).empty_table())
@@ -101,6 +113,9 @@ def _encoder(root: str, path: str, stored: bool, version: str) -> tuple[VisionTr
 def _embed(task: Mapping[str, Any]) -> dict[str, Any]:
     store = Store(task["root"])
     backbone, preprocessing = _encoder(task["root"], task["encoder"], task["stored"], task["version"])
+    if task["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no GPU here", where=f"device: {task['device']}", todo="set device: cpu")
+    backbone.to(task["device"])  # once; it stays there
     pool = load_pool(store, task["images"], preprocessing.size, label=f"task {task['key']}")
     threads = torch.get_num_threads()
     # Bits must not depend on which process embeds an image.
