@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.test_whole_road import finished  # noqa: F401 - the undisturbed run, shared
 from tests.pipelines.tiny import Tiny
 
 pytestmark = pytest.mark.slow
@@ -45,7 +44,7 @@ def in_the_training(data: Path) -> bool:
     return any(data.glob("pretrained_checkpoint/all/.progress/*/*"))
 
 
-def test_a_demo_killed_three_times_ends_like_one_left_alone(finished: Tiny, tmp_path: Path) -> None:  # noqa: F811
+def test_a_demo_killed_three_times_ends_like_one_left_alone(finished: Tiny, tmp_path: Path) -> None:
     tiny = Tiny(tmp_path / "killed").prepare()
     kept: dict[str, float] = {}
     for place in (in_the_crawl, between_screen_and_dedup, in_the_training):

@@ -21,16 +21,6 @@ from tests.pipelines.tiny import Tiny
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """One undisturbed tiny demo; tests must leave its data as it is."""
-    tiny = Tiny(tmp_path_factory.mktemp("whole")).prepare()
-    ended = tiny.run(tiny.command())
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    (tiny.folder / "stdout.txt").write_text(ended.stdout)
-    return tiny
-
-
 @pytest.fixture
 def copy(finished: Tiny, tmp_path: Path) -> Tiny:
     """A copy of the finished run that a test may change."""
