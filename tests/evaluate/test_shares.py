@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from dinov2_core import cli
 from dinov2_core.errors import UserError
 from dinov2_core.evaluate import dense_protocol, depth, retrieval_protocol, segmentation, video_protocol
 from dinov2_core.evaluate.cache import FeatureCache
@@ -97,9 +96,6 @@ def _fails_on_the_second(share: tuple[int, int]) -> int:
 def one_rank(root: Path) -> None:
     """What each process of the pair does, and writes down."""
     torch.set_num_threads(1)
-    arguments = ["--weights", str(root / "w.safetensors"), "--protocol", "revisited", "--cache", str(root / "three")]
-    arguments += ["--data", f"roxford5k={root / 'revisited'}", "--out", str(root / "out")]
-    assert cli.main(["evaluate", *arguments]) == 0
     with joined() as process:
         found: dict[str, Any] = {"scores": plain(all_protocols(root, Context(FeatureCache(root / "two"))))}
         found["spread"] = spread(lambda i: (i, i % 2 == process.rank), 5)
@@ -116,18 +112,28 @@ def one_rank(root: Path) -> None:
 Pair = tuple[Path, list[dict[str, Any]], str]
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """The folder of all, what each rank found, and what they printed."""
-    root, one = write_sets(tmp_path_factory.mktemp("sets")), model()
-    (root / "w.safetensors").write_bytes(weights.to_bytes(one.backbone, one.preprocessing))
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line += ["-m", "tests.evaluate.test_shares", str(root)]
+def torchrun(*arguments: str) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     where = Path(__file__).parents[2]
-    done = subprocess.run(line, cwd=where, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return root, [json.loads((root / f"rank{rank}.json").read_text()) for rank in (0, 1)], done.stdout
+    return subprocess.Popen(line, cwd=where, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The folder of all, what each of two ranks found, and what the command printed that ran beside them."""
+    root, one = write_sets(tmp_path_factory.mktemp("sets")), model()
+    (root / "w.safetensors").write_bytes(weights.to_bytes(one.backbone, one.preprocessing))
+    arguments = ["--weights", str(root / "w.safetensors"), "--protocol", "revisited", "--cache", str(root / "three")]
+    arguments += ["--data", f"roxford5k={root / 'revisited'}", "--out", str(root / "out")]
+    started = (
+        torchrun("tests.evaluate.test_shares", str(root)),
+        torchrun("dinov2_core.cli", "evaluate", *arguments),
+    )
+    said = [process.communicate(timeout=500) for process in started]
+    for process, (_, errors) in zip(started, said, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return root, [json.loads((root / f"rank{rank}.json").read_text()) for rank in (0, 1)], said[1][0]
 
 
 @pytest.mark.slow
