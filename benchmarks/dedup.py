@@ -30,7 +30,7 @@ from dinov2_core.images.decode import Decoded, decode
 from pipelines.demo import pictures
 
 PEER = Path(__file__).with_name("peers") / "imagededup_pairs.py"
-PRECISION, FLOOR, FLOOR_HASH, NEIGHBOURS, BLOCK = 0.99, 0.3, 0.6, 64, 256
+PRECISION, FLOOR, NEIGHBOURS, BLOCK = 0.99, 0.3, 64, 256
 Pairs = dict[tuple[str, str], float]
 
 
@@ -76,11 +76,11 @@ def ours(folder: Path, model: str, side: int) -> Pairs:
     return {(names[a], names[b]): s for a, b, s in triples if a < b}
 
 
-def hashed(folder: Path) -> Pairs:
+def hashed(folder: Path, threshold: float) -> Pairs:
     files = sorted(folder.iterdir())
     thumbnails = np.stack([copy_hash.thumbnail(decoded(place)) for place in files])
     names = [place.name for place in files]
-    triples = zip(*(found.tolist() for found in copy_hash.copy_pairs(thumbnails, FLOOR_HASH)), strict=True)
+    triples = zip(*(found.tolist() for found in copy_hash.copy_pairs(thumbnails, threshold)), strict=True)
     return {(names[a], names[b]): s for a, b, s in triples}
 
 
@@ -119,7 +119,9 @@ def main() -> None:
     parser.add_argument("--model", default="sscd_distilled")
     parser.add_argument("--side", type=int, default=0, help="0: 128 for cifar, 160 for photos")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threshold", type=float, default=0.8, help="of the hash: pairs under it are not looked for")
     parser.add_argument("--imagededup", metavar="PYTHON", default="")
+    parser.add_argument("--peers", default="phash,cnn", help="methods of imagededup")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
@@ -144,12 +146,12 @@ def main() -> None:
             pairs = find()
             return (time.perf_counter() - before[0], time.process_time() - before[1]), pairs
 
-        show("ours, hash", *timed(lambda: hashed(folder)))
+        show(f"ours, hash over {options.threshold}", *timed(lambda: hashed(folder, options.threshold)))
         # The peers' times are their own too: after imports and the loading of weights.
         ours_warm = CopyEmbedder(options.model, side=side)
         ours_warm([np.zeros((side, side, 3), np.uint8)])
         show(f"ours, {options.model} at {side}", *timed(lambda: ours(folder, options.model, side)))
-        for method in ("phash", "cnn") if options.imagededup else ():
+        for method in options.peers.split(",") if options.imagededup else ():
             show(f"imagededup, {method}", *peer(options.imagededup, folder, method, options.threads))
 
 
