@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dinov2_core.curation.vectors import Rows, unit
+from dinov2_core.curation.vectors import StoredRows, unit
 from dinov2_core.storage import Store
 
 PART = 1 << 16
@@ -34,13 +34,28 @@ class MatrixFiles:
     part: int = PART
 
     @classmethod
-    def write(cls, store: Store, folder: str, matrix: Rows, *, part: int = PART) -> MatrixFiles:
-        """Store ``matrix``; parts that are there already, from a run that was killed, are kept."""
-        made = cls(store.root, folder, len(matrix), int(matrix.shape[1]), part)
-        for number, start in enumerate(range(0, len(matrix), part)):
+    def write(
+        cls,
+        store: Store,
+        folder: str,
+        matrix: StoredRows | np.ndarray,
+        at: np.ndarray | None = None,
+        *,
+        part: int = PART,
+    ) -> MatrixFiles:
+        """Store the float16 rows of ``matrix``, or those at the positions ``at``, int [N].
+
+        Parts that are there already, from a run that was killed, are kept.
+        """
+        # As they are stored: scaled to unit length and rounded again they would be others.
+        values = matrix.values if isinstance(matrix, StoredRows) else matrix
+        count = len(values) if at is None else len(at)
+        made = cls(store.root, folder, count, int(values.shape[1]), part)
+        for number, start in enumerate(range(0, count, part)):
             path = made._path(number)
             if not store.exists(path):
-                block = np.asarray(matrix[start : min(start + part, len(matrix))], dtype=np.float16)
+                some = slice(start, min(start + part, count))
+                block = np.asarray(values[some if at is None else at[some]], dtype=np.float16)
                 buffer = io.BytesIO()
                 np.save(buffer, block, allow_pickle=False)
                 store.write_bytes(path, buffer.getvalue())

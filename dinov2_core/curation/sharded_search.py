@@ -33,14 +33,15 @@ def search(
     query_block: int = 1 << 16,
     pool_block: int = 1 << 20,
     device: str = "cpu",
+    name: str = "tile",
 ) -> Iterator[Neighbours]:
     """The at most ``k`` pool rows of each query with cosine over ``threshold``, one block of queries after another.
 
     The same pairs as ``NeighbourSearch(pool).stream(queries, k, threshold)`` (kind ``exact``). Tiles leave theirs below
-    ``folder`` of the store, a place that is removed when all is done.
+    ``folder`` of the store, a place that is removed when all is done; ``name`` tells the tasks of two searches apart.
     """
     tiles = {
-        f"tile-{q:06d}-{p:06d}": {
+        f"{name}-{q:06d}-{p:06d}": {
             "folder": folder,
             "queries": queries.task(),
             "pool": pool.task(),
@@ -56,7 +57,7 @@ def search(
     keys = sorted(tiles)
     done = dict(zip(keys, mapped(search_tile, tiles), strict=True))
     for q in range(-(-len(queries) // query_block)):
-        mine = [done[key] for key in keys if key.startswith(f"tile-{q:06d}-")]
+        mine = [done[key] for key in keys if key.startswith(f"{name}-{q:06d}-")]
         yield best([_read(summary) for summary in mine], k)
 
 

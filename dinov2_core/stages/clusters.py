@@ -5,21 +5,24 @@ The algorithms are in ``curation/clustering``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dinov2_core import stage, tables
-from dinov2_core.curation import vectors
-from dinov2_core.curation.clustering import Level, assigned, hierarchical_kmeans, kmeans
+from dinov2_core.curation import sharded_kmeans, sharded_search, vectors
+from dinov2_core.curation.clustering import POINTS_PER_CLUSTER, Level, assigned, hierarchical_kmeans, kmeans
 from dinov2_core.curation.image_index import ImageIndex
+from dinov2_core.curation.matrix_files import MatrixFiles
 from dinov2_core.curation.scratch import MEMORY, Scratch
 from dinov2_core.curation.vectors import StoredRows
 from dinov2_core.errors import UserError
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import pool_tables
+from dinov2_core.storage import Store
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Params:
 
     ``levels``: numbers of clusters above the first, finest first, for hierarchical balanced sampling; with them the
     first level is fitted in ``rounds`` of resampling too. ``memory``: bytes for arrays over the pool, which go to
-    files beyond it.
+    files beyond it. ``by_tasks``: have the engine's workers assign images; the clusters are the same. ``fit_by_tasks``:
+    have them fit too, by another k-means, so it is another version; for flat clusters.
     """
 
     clusters: int = 100_000
@@ -38,6 +42,13 @@ class Params:
     rounds: int = 10
     nearest: int = 3
     memory: int = stage.efficiency(MEMORY)
+    by_tasks: bool = stage.efficiency(False)
+    fit_by_tasks: bool = stage.efficiency(False)
+
+
+def external(store: Store, partition: str, params: Params) -> dict[str, str] | None:
+    """What fits the centroids, where it is not Faiss."""
+    return {"kmeans": "tasks"} if params.fit_by_tasks else None
 
 
 def run(run: StageRun) -> dict[str, Any]:
@@ -46,6 +57,11 @@ def run(run: StageRun) -> dict[str, Any]:
     with pool_tables.scratch(params.memory) as scratch:
         index, matrix = pool(run, scratch)
         count = max(1, min(params.clusters, len(index) // 3))
+        if params.fit_by_tasks and params.levels:
+            raise UserError("levels are fitted by one machine", where=run.where, todo="unset fit_by_tasks or levels")
+        files = None
+        if params.by_tasks or params.fit_by_tasks:
+            files = MatrixFiles.write(run.store, run.scratch("rows"), matrix)
         if params.levels:
             levels = hierarchical_kmeans(
                 matrix,
@@ -57,6 +73,13 @@ def run(run: StageRun) -> dict[str, Any]:
                 scratch=scratch,
             )
             centroids = levels[0].centroids
+        elif files is not None and params.fit_by_tasks:
+            levels = []
+            sample = replace(files, rows=min(len(files), POINTS_PER_CLUSTER * count))
+            folder = run.scratch("kmeans")
+            centroids = sharded_kmeans.kmeans(
+                run.map, run.store, folder, sample, count, seed=params.seed, iterations=params.iterations
+            )
         else:
             centroids = kmeans(matrix, count, seed=params.seed, iterations=params.iterations, scratch=scratch)
             levels = []
@@ -68,6 +91,8 @@ def run(run: StageRun) -> dict[str, Any]:
         total = 0.0
         # Assigned to the centroids as they are stored, so that whoever reads them assigns alike.
         parts = assigned(matrix, vectors.from_table(stored)[1], block=pool_tables.BLOCK)
+        if files is not None and params.by_tasks:
+            parts = _assigned_by_tasks(run, files, vectors.stored(stored))
         for part, (start, cluster, similarity) in enumerate(parts):
             ids = index.text(slice(start, start + len(cluster)))
             columns = [ids, pa.array(cluster), pa.array(similarity)]
@@ -100,6 +125,23 @@ def pool(run: StageRun, scratch: Scratch) -> tuple[ImageIndex, StoredRows]:
             f"{missing} images have no embedding", where=run.where, todo="materialise embeddings for all batches"
         )
     return index, matrix
+
+
+def _assigned_by_tasks(
+    run: StageRun, files: MatrixFiles, centroids: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """As ``clustering.assigned``: float16 [K, D] are the centroids as they are stored."""
+    near = sharded_search.search(
+        run.map,
+        run.scratch("assigned"),
+        files,
+        MatrixFiles.write(run.store, run.scratch("centroids"), centroids),
+        k=1,
+        query_block=pool_tables.BLOCK,
+        name="assign",
+    )
+    for found in near:
+        yield int(found.query[0]), found.pool.astype(np.int32), found.similarity
 
 
 def _tree(levels: list[Level]) -> pa.Table:

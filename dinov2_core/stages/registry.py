@@ -114,6 +114,7 @@ _ALL = (
         "k-means over the deduplicated pool, with assignments.",
         upstream={"deduplicated_set": "all", "embeddings": "all"},
         kinds=("parquet", "faiss"),
+        external=True,
     ),
     _stage(
         "curated_lvd",

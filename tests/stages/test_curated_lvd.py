@@ -212,3 +212,27 @@ def test_missing_seeds_and_embeddings_are_clear_errors(world: tuple[Store, dict[
     )
     with pytest.raises(UserError, match="no embedding"):
         materialise(store, "clusters")
+
+
+def test_clusters_assigned_by_tasks_are_the_same_manifest(world: tuple[Store, dict[str, int], list[str]]) -> None:
+    store, _, _ = world
+    made = materialise(store, "clusters", clusters=12)
+    again = stage.materialise(store, registry.get("clusters"), params={"clusters": 12, "by_tasks": True}, force=True)
+    assert again.fresh
+    assert again.manifest == made
+
+
+def test_clusters_fitted_by_tasks_are_another_version_that_covers_the_same(
+    world: tuple[Store, dict[str, int], list[str]],
+) -> None:
+    store, subject, _ = world
+    made = materialise(store, "clusters", clusters=12)
+    by_tasks = {"clusters": 12, "fit_by_tasks": True, "by_tasks": True}
+    fitted = materialise(store, "clusters", **by_tasks)
+    assert fitted.fingerprint != made.fingerprint
+    rows = table(store, fitted, "clusters")
+    assert {row["image_id"] for row in rows} == {row["image_id"] for row in table(store, made, "clusters")}
+    mixed = {row["cluster"]: {subject[r["image_id"]] for r in rows if r["cluster"] == row["cluster"]} for row in rows}
+    assert sum(len(subjects) == 1 for subjects in mixed.values()) >= len(mixed) - 2
+    with pytest.raises(UserError, match="levels are fitted by one machine"):
+        materialise(store, "clusters", levels=[6], **by_tasks)

@@ -111,3 +111,16 @@ def test_memory_that_is_all_on_disk_changes_nothing(store: Store) -> None:
         for memory in (0, 1 << 30)
     ]
     assert made[0] == made[1]
+
+
+def test_a_search_by_tasks_finds_the_edges_of_a_search_here(store: Store) -> None:
+    pool = Pool(60, 4, 2)
+    for batch, images in (("b0", range(35)), ("b1", range(30, 60))):
+        pool.add(store, batch, list(images))
+        here = manifest.read(store, "copy_edges", batch)
+        params = {"k": 3, "threshold": 0.7, "align": False, "by_tasks": True}
+        by_tasks = stage.materialise(store, registry.get("copy_edges"), batch, params, force=True)
+        assert by_tasks.fresh
+        assert by_tasks.manifest == here
+        assert here is not None
+        assert here.counts["edges"] > 20
