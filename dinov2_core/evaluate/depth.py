@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dinov2_core.errors import UserError
 from dinov2_core.evaluate.augment_dense import cropped, squared
 from dinov2_core.evaluate.datasets.dense import DepthSet
 from dinov2_core.evaluate.dense_heads import BinsHead
@@ -108,7 +109,7 @@ def train_depth(
     """Train the head on ``data.train``; the backbone's weights stay as they are. Features are computed in shares.
 
     Raises:
-        UserError: a picture or a target cannot be used (see :meth:`DepthSet.read`).
+        UserError: a picture or a target cannot be used (see :meth:`DepthSet.read`), or the head has died.
     """
     torch.manual_seed(settings.schedule.seed)
     device, dim = next(backbone.parameters()).device, backbone.config.dim
@@ -133,6 +134,13 @@ def train_depth(
 
     train_head(head, len(data.train), loss, settings.schedule, label=f"depth head ({settings.kind}), {data.name}")
     agree(head)
+    layers, _ = batch([0])
+    with torch.no_grad():
+        dead = bool((made.metres(layers) <= data.low).all())
+    if dead:
+        # The last ReLU of DPT passes no gradient once it gives nothing anywhere.
+        todo = "lower the schedule's lr or lengthen its warm-up: such a score says nothing of the features"
+        raise UserError(f"the {settings.kind} head gives the smallest depth everywhere", where=data.name, todo=todo)
     return made
 
 

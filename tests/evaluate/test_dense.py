@@ -11,6 +11,7 @@ import torch
 
 from dinov2_core.errors import UserError
 from dinov2_core.evaluate import augment_dense, depth, depth_losses, segmentation, windows
+from dinov2_core.evaluate.datasets import depth as depth_sets
 from dinov2_core.evaluate.datasets import segmentation as segmentation_sets
 from dinov2_core.evaluate.datasets.dense import DepthSet, Pair
 from dinov2_core.evaluate.dense_heads import BinsHead, SegmentationHead
@@ -233,3 +234,19 @@ def test_the_segmentation_head_is_batch_norm_and_one_linear_layer() -> None:
         "linear.weight",
         "linear.bias",
     ]
+
+
+def test_a_depth_head_that_has_died_is_an_error_and_no_score(
+    tmp_path: Path, backbone: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(dim: int, *, low: float, channels: int) -> DptHead:
+        made = DptHead(dim, low=low, channels=channels)
+        torch.nn.init.constant_(made.depth[-1].bias, -100.0)  # type: ignore[arg-type]
+        return made
+
+    monkeypatch.setattr(depth, "DptHead", dead)
+    data = depth_sets.visp_castle(dense_trees.castle(tmp_path, 5))
+    settings = depth.DepthSettings(kind="dpt", size=16, augment=False, channels=8, schedule=replace(QUICK, steps=2))
+    with pytest.raises(UserError, match="the dpt head gives the smallest depth everywhere") as error:
+        depth.train_depth(backbone, PREPROCESSING, data, settings)
+    assert "lower the schedule's lr" in error.value.todo
