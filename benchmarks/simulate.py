@@ -296,9 +296,10 @@ def report(found: dict[str, dict[int, dict[str, Any]]]) -> bool:
         for rows, one in sorted(sizes.items()):
             bound = FIXED + STEPS[name].bytes_a_row * rows
             good &= one["right"] and one["bytes"] <= bound
+            within = "yes" if one["right"] and one["bytes"] <= bound else "NO"
             print(
                 f"| {name} | {rows:,} | {one['seconds']:.1f} | {one['cpu']:.1f} | {one['bytes'] / 2**20:.0f} "
-                f"| {bound / 2**20:.0f} | {one['bytes'] / rows:.1f} | {'yes' if one['right'] and one['bytes'] <= bound else 'NO'} |"
+                f"| {bound / 2**20:.0f} | {one['bytes'] / rows:.1f} | {within} |"
             )
     print("\n| step | what | exponent of time | of memory | at most 1.1 |")
     print("|---|---|---|---|---|")

@@ -1,4 +1,4 @@
-"""When jobs run by themselves. All is off until it is switched on, in the web interface or by ``DINOV2_AUTOMATION=on``."""
+"""When jobs run by themselves. All is off until switched on, in the web interface or by ``DINOV2_AUTOMATION=on``."""
 
 from __future__ import annotations
 
