@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,11 @@ def castle(work: Path, folder: Path | None) -> list[Run]:
     # DPT works at four times the patches' pixels where patches are 4 wide: small pictures keep it to seconds.
     schedule = Schedule(steps=100, batch=4, lr=3e-3, weight_decay=1e-4, warmup=20, clip=35.0)
     settings = depth.DepthSettings(size=64, augment=False, channels=32, bins=64, schedule=schedule)
-    options = dense_protocol.DepthOptions(("linear", "linear4", "dpt"), settings)
-    return [lambda m, c: dense_protocol.run_depth(m, data, options, c)]
+    # At 3e-3 a DPT head can end where its last ReLU gives nothing.
+    gentle = replace(settings, schedule=replace(schedule, lr=1e-3))
+    heads = (("linear", "linear4"), settings), (("dpt",), gentle)
+    options = [dense_protocol.DepthOptions(names, chosen) for names, chosen in heads]
+    return [lambda m, c, o=o: dense_protocol.run_depth(m, data, o, c) for o in options]
 
 
 def clips(work: Path, seconds: float = 0.5) -> list[Run]:
