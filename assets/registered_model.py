@@ -14,6 +14,7 @@ import dagster as dg
 from assets import gate_results, promotion
 from assets.factory import stage_asset
 from dinov2_core import kept, manifest
+from dinov2_core.errors import UserError
 from dinov2_core.kept import Kept
 from dinov2_core.manifest import Manifest
 
@@ -86,7 +87,14 @@ def _evaluation(store: Any) -> Manifest:
 
 
 def _scores(client: Any, version: Any) -> Mapping[str, float]:
-    model = client.get_logged_model(version.tags[MODEL_ID])
+    logged = version.tags.get(MODEL_ID)
+    if logged is None:  # Nothing of ours registered it, or an older release did.
+        raise UserError(
+            f"version {version.version} of {version.name} does not say which logged model has its scores",
+            where="registered_model: the version to compare with",
+            todo=f"give it the tag `{MODEL_ID}`, or take the alias `champion` from it",
+        )
+    model = client.get_logged_model(logged)
     return {m.key: m.value for m in model.metrics or []}
 
 

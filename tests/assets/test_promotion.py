@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from assets.promotion import Evidence, decide, scores
+from assets.registered_model import _scores
+from dinov2_core.errors import UserError
 
 CLEAN = Evidence(leaks={"identical": 0, "close": 0})
 
@@ -145,3 +148,9 @@ def test_every_rule_that_was_broken_is_said() -> None:
         "leakage",
         "data gates",
     ]
+
+
+def test_a_champion_that_names_no_logged_model_is_said_so() -> None:
+    version = SimpleNamespace(name="dinov2", version="3", tags={})
+    with pytest.raises(UserError, match=r"version 3 of dinov2 .* give it the tag `model_id`"):
+        _scores(SimpleNamespace(), version)
