@@ -11,6 +11,7 @@ import logging
 import shlex
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,12 @@ class RayJobs:
         """
         store = Store(request.data_root)
         client = self._client()
-        tries = 0
+        tries, seen = 0, set[str]()
         while True:
-            found = self._running(client, request)
+            found = self._running(client, request, seen)
             identity = found or self._submit(client, store, request)
+            # Its process may take a moment to end after its result.
+            seen.add(identity)
             messages = Messages(store, identity)
             result = self._watched(client, messages)
             if result is None:
@@ -94,11 +97,12 @@ class RayJobs:
                 todo="check the address and that the cluster is up",
             ) from error
 
-    def _running(self, client: Any, request: Request) -> str:
-        """The job that does this very work now, or an empty string."""
+    def _running(self, client: Any, request: Request, seen: Collection[str]) -> str:
+        """The job that does this very work now, of those not ``seen``, or an empty string."""
         for job in client.list_jobs():
             identity = job.submission_id or ""
-            if identity.rpartition("-")[0] == request.work and not job.status.is_terminal():
+            own = identity.rpartition("-")[0] == request.work and identity not in seen
+            if own and not job.status.is_terminal():
                 log.info("job %s of an earlier run does this; waiting for it", identity)
                 return identity
         return ""

@@ -20,7 +20,7 @@ from pipelines.pretrain import launcher_of, main
 from tests.commands.test_pretrain import folder
 from tests.engines import trainings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 Make = Callable[[], Launcher]
 
 
