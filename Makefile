@@ -34,8 +34,8 @@ ui: setup ## the Dagster web interface on http://127.0.0.1:3000
 	dagster dev -w workspace.yaml
 
 test: parts ## every test that needs no GPU
-	@# Two at a time, each with one thread of arithmetic: faster than one after another, and the sums stay the same.
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
+	@# Two files at a time, each with one thread of arithmetic: faster than one after another, and the sums stay the same.
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff: rules and format
 	ruff check . && ruff format --check .

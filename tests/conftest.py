@@ -11,22 +11,6 @@ import pytest
 from dinov2_core.storage import Store
 from tests.weed import WEED, Weed
 
-TOGETHER = {
-    "tests/pipelines/test_whole_road.py": "demo",
-    "tests/pipelines/test_kill.py": "demo",
-    "tests/engines/": "cluster",
-}
-"""Files whose tests share something that takes long to make, by the start of their path: one process runs them all."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (``-n``, ``--dist loadgroup``) a file's tests stay together, and so does a group."""
-    for item in items:
-        path = item.nodeid.split("::", 1)[0]
-        group = next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
