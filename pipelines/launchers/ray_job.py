@@ -36,6 +36,7 @@ class RayJobs:
         resubmissions: how often a job that vanished is submitted again.
         poll: seconds between two looks.
         silence: seconds without a heartbeat, or without an answer of the cluster, after which a job has vanished.
+        start: seconds that its process may take to the first heartbeat.
     """
 
     address: str
@@ -46,6 +47,7 @@ class RayJobs:
     resubmissions: int = 2
     poll: float = 5.0
     silence: float = 180.0
+    start: float = 300.0
     heartbeat: float = 10.0
 
     def materialise(self, request: Request) -> Materialised:
@@ -150,7 +152,8 @@ class RayJobs:
             latest = messages.beat()
             if latest != beat or status == "PENDING":
                 beat, heard = latest, now
-            if now - heard > self.silence or now - answered > self.silence:
+            patience = self.silence if beat >= 0 else max(self.silence, self.start)
+            if now - heard > patience or now - answered > self.silence:
                 with contextlib.suppress(Exception):
                     client.stop_job(messages.identity)
                 return None

@@ -149,7 +149,7 @@ def test_a_job_that_dies_or_falls_silent_is_noticed_and_submitted_again(
     jobs: RayJobs, tmp_path: Path, end: signal.Signals
 ) -> None:
     held = hold(tmp_path)
-    impatient = dataclasses.replace(jobs, silence=8.0, resubmissions=1)
+    impatient = dataclasses.replace(jobs, silence=15.0, resubmissions=1)
     watcher = subprocess.Popen(
         [sys.executable, "-c", f"import tests.engines.test_ray_job as t; t.end_driver({str(tmp_path)!r}, {int(end)})"]
     )
