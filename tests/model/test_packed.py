@@ -245,6 +245,7 @@ def test_a_compiled_layer_is_one_graph(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(varlen, "varlen_attn", lambda q, k, v, starts, *rest: opaque(q, k, v, starts))
     monkeypatch.setitem(backends.BACKENDS, "varlen", backends.Backend(backends.varlen, lambda device, dtype, dim: ""))
     backends._choose.cache_clear()
+    backends.prepare_for_compiler()
     torch._dynamo.reset()
     layer = Attention(32, 2)
     use_attention(layer, name)
