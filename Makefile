@@ -4,11 +4,11 @@ PYTHON := .venv/bin/python
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup parts demo ui test lint typecheck bench clean lock
+.PHONY: help setup parts demo ui test test-cluster lint typecheck bench clean lock
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: .venv/ready ## make .venv with everything pinned (uv), in under two minutes on a warm cache
 
@@ -36,6 +36,9 @@ ui: setup ## the Dagster web interface on http://127.0.0.1:3000
 test: parts ## every test that needs no GPU
 	@# Two files at a time, each with one thread of arithmetic: faster than one after another, and the sums stay the same.
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+
+test-cluster: setup ## the tests of Ray jobs and lost processes, which want an idle machine
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m cluster tests/engines
 
 lint: setup ## ruff: rules and format
 	ruff check . && ruff format --check .

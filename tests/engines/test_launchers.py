@@ -20,7 +20,7 @@ from pipelines.pretrain import launcher_of, main
 from tests.commands.test_pretrain import folder
 from tests.engines import trainings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.slow
 Make = Callable[[], Launcher]
 
 
@@ -69,6 +69,7 @@ def test_processes_on_two_nodes_give_the_bits_and_files_of_torchrun(
     assert same_bits(tmp_path / "out", torchrun)
 
 
+@pytest.mark.cluster
 def test_after_a_lost_process_the_training_goes_on_from_its_checkpoint_and_ends_alike(
     two: Launcher, torchrun: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from pipelines.resources.engine import Engine
 from tests import toy_pipeline
 from tests.engines import toy_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 STAGE = "seed_embeddings"
 
 

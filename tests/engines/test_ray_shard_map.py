@@ -22,7 +22,7 @@ from pipelines.engines.ray_shard_map import RayShardMap
 from tests.engines import shards
 from tests.engines.conftest import STORE, node
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.slow
 
 
 def tasks(folder: Path, count: int, **more: Any) -> list[dict[str, Any]]:
