@@ -16,7 +16,7 @@ import numpy as np
 
 MEMORY = 2 << 30
 """Bytes, the default of the setting ``memory``."""
-WORKING = 192 << 20
+WORKING = 320 << 20
 """Bytes that the blocks of a step over the whole pool need, however large the pool is."""
 
 
