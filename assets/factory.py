@@ -19,8 +19,9 @@ from assets.partitions import CRAWL_BATCHES, batches_in_run
 from dinov2_core import config, stage
 from dinov2_core.errors import UserError
 from dinov2_core.manifest import WHOLE, Manifest
-from dinov2_core.stage import Materialised, StageSpec, Tracker
+from dinov2_core.stage import Materialised, StageSpec
 from dinov2_core.stages import registry
+from dinov2_core.tracker import Tracker
 
 # Backfill policies and partitioned checks are used on purpose; the warnings would come once an asset.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

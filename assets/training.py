@@ -13,7 +13,8 @@ import dagster as dg
 
 from dinov2_core import config, stage
 from dinov2_core.manifest import WHOLE
-from dinov2_core.stage import StageSpec, Tracker
+from dinov2_core.stage import StageSpec
+from dinov2_core.tracker import Tracker
 
 TEACHER = "pretrained_checkpoint"
 

@@ -4,7 +4,8 @@ A stage reads the manifests of its upstream stages, writes files below ``STAGE/P
 *fingerprint* covers its name, version, quality settings, external inputs and upstream manifest hashes; a partition
 whose manifest carries the same fingerprint is up to date and is not computed again, whoever asks. File names hold
 the fingerprint, so a re-run never touches what the current manifest refers to. The list of stages is in
-``stages/registry.py``; who schedules them does not belong here.
+``stages/registry.py``, the manifests that a stage is made from are found by ``upstream.py``; who schedules stages does
+not belong here.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,29 +28,13 @@ from dinov2_core.manifest import WHOLE, Manifest
 from dinov2_core.progress import Progress
 from dinov2_core.shard_map import InlineShardMap, QuarantineError, Resources, ShardFunction, ShardMap, Summary, Task
 from dinov2_core.storage import FileRecord, Store
+from dinov2_core.tracker import Tracker
+from dinov2_core.upstream import Scope, gather
 
 log = logging.getLogger(__name__)
 
-Scope = Literal["same", "earlier", "all"]
-"""Which partitions of an upstream stage are read: this one; this one and those that sort before it; every one."""
-
-Tracker = Callable[[int, Mapping[str, float]], None]
-"""Takes (step, metrics). Must not raise: tracking that is down never stops a run."""
-
-
 QUARANTINE = "quarantine.json"
 """Among the done-markers of a map: key → reason of the shards that a cluster engine set aside."""
-
-
-@runtime_checkable
-class TellsTrainingsApart(Protocol):
-    """A :data:`Tracker` that can be told what is trained, for stages that train more than once."""
-
-    def begin(self, name: str, recipe: Mapping[str, Any], checkpoints: Path) -> AbstractContextManager[Tracker]:
-        """The tracker of one training: the stage's own where ``name`` is empty, else of one below it, by that name.
-
-        ``recipe`` is the whole recipe as plain values; ``checkpoints`` the folder where they will appear.
-        """
 
 
 def efficiency(default: Any) -> Any:
@@ -225,60 +208,6 @@ class Materialised:
     seconds: float
 
 
-def gather_upstream(store: Store, spec: StageSpec, partition: str) -> dict[str, Manifest]:
-    """The manifests a partition of a stage is made from.
-
-    Raises:
-        UserError: an upstream partition has not been materialised, or is older than what it was itself made from;
-            the message names it.
-    """
-    where = spec.name if partition == WHOLE else f"{spec.name}[{partition}]"
-    found: dict[str, Manifest] = {}
-    for stage, names in _partitions_wanted(store, spec, partition).items():
-        for name in names:
-            one = manifest.read(store, stage, name)
-            if one is None:
-                label = stage if name == WHOLE else f"{stage}[{name}]"
-                raise UserError(f"'{label}' has not been materialised", where=where, todo=f"materialise {stage} first")
-            found[one.key] = one
-    seen = dict(found)
-    for one in found.values():
-        for key, wanted in one.upstream.items():
-            if key not in seen:
-                current = manifest.read(store, *key.split("/", 1))
-                if current is None:
-                    continue  # made elsewhere; only this much of the history was brought here
-                seen[key] = current
-            if seen[key].hash != wanted:
-                raise UserError(
-                    f"'{one.key}' is stale: '{key}' has changed since it was made",
-                    where=where,
-                    todo=f"materialise {one.stage} again first (full_pipeline without a partition does all of it)",
-                )
-    return found
-
-
-def _partitions_wanted(store: Store, spec: StageSpec, partition: str) -> dict[str, list[str]]:
-    wanted: dict[str, list[str]] = {}
-    everything: set[str] = set()
-    for stage, scope in spec.upstream.items():
-        if scope == "same":
-            wanted[stage] = [partition]
-            continue
-        names = manifest.partitions(store, stage) or [WHOLE]
-        if scope == "earlier":
-            # The batch itself is always wanted, so that a missing one is an error and not an empty list.
-            names = sorted({*(n for n in names if n <= partition and n != WHOLE), partition})
-        wanted[stage] = names
-        if scope == "all" and names != [WHOLE]:
-            everything |= set(names)
-    # A stage over all batches sees the same batches everywhere: one that is half-way through is missing, not absent.
-    for stage, scope in spec.upstream.items():
-        if scope == "all" and everything and wanted[stage] != [WHOLE]:
-            wanted[stage] = sorted(everything)
-    return wanted
-
-
 def fingerprint(spec: StageSpec, params: Any, upstream: Mapping[str, Manifest], external: Any) -> str:
     """sha256 (hex) over everything that decides what the stage would write."""
     return config.digest(
@@ -296,7 +225,7 @@ def state(
     store: Store, spec: StageSpec, partition: str, params: Any
 ) -> tuple[str, dict[str, Manifest], Manifest | None]:
     """``(fingerprint wanted now, upstream manifests, the manifest if it is up to date)``."""
-    upstream = gather_upstream(store, spec, partition)
+    upstream = gather(store, spec.name, spec.upstream, partition)
     external = load(spec.external)(store, partition, params) if spec.external else None
     wanted = fingerprint(spec, params, upstream, external)
     try:
@@ -321,7 +250,7 @@ def materialise(
 ) -> Materialised:
     """Bring one partition of one stage up to date.
 
-    On a local disk, a second run of the same partition waits for the first and then finds it up to date.
+    A second run of the same partition waits for the first and then finds it up to date (see ``locks.py``).
 
     Args:
         params: the stage's settings, a mapping or its params dataclass.
@@ -331,48 +260,35 @@ def materialise(
     if params is None or isinstance(params, Mapping):
         params = spec.load_params(params)
     with partition_lock(store, spec.name, partition):
-        return _materialise(store, spec, partition, params, shard_map, tracker, force, verify)
-
-
-def _materialise(
-    store: Store,
-    spec: StageSpec,
-    partition: str,
-    params: Any,
-    shard_map: ShardMap | None,
-    tracker: Tracker | None,
-    force: bool,
-    verify: bool,
-) -> Materialised:
-    started = time.monotonic()
-    wanted, upstream, current = state(store, spec, partition, params)
-    if current is not None and not force and _intact(store, current, verify):
-        return Materialised(current, False, time.monotonic() - started)
-    run = StageRun(
-        spec=spec,
-        store=store,
-        partition=partition,
-        params=params,
-        fingerprint=wanted,
-        upstream=upstream,
-        shard_map=shard_map or InlineShardMap(),
-        tracker=tracker or (lambda step, metrics: None),
-    )
-    counts = load(spec.run)(run)
-    names = {f.path: f for f in run.files}
-    made = Manifest(
-        stage=spec.name,
-        partition=partition,
-        fingerprint=wanted,
-        params=quality(params),
-        upstream={key: m.hash for key, m in sorted(upstream.items())},
-        files=tuple(names[p] for p in sorted(names)),
-        counts=counts,
-        schemas=_schemas(store, names),
-    )
-    manifest.write(store, made)
-    store.delete(f"{run.folder}/.progress")
-    return Materialised(made, True, time.monotonic() - started)
+        started = time.monotonic()
+        wanted, upstream, current = state(store, spec, partition, params)
+        if current is not None and not force and _intact(store, current, verify):
+            return Materialised(current, False, time.monotonic() - started)
+        run = StageRun(
+            spec=spec,
+            store=store,
+            partition=partition,
+            params=params,
+            fingerprint=wanted,
+            upstream=upstream,
+            shard_map=shard_map or InlineShardMap(),
+            tracker=tracker or (lambda step, metrics: None),
+        )
+        counts = load(spec.run)(run)
+        names = {f.path: f for f in run.files}
+        made = Manifest(
+            stage=spec.name,
+            partition=partition,
+            fingerprint=wanted,
+            params=quality(params),
+            upstream={key: m.hash for key, m in sorted(upstream.items())},
+            files=tuple(names[p] for p in sorted(names)),
+            counts=counts,
+            schemas=_schemas(store, names),
+        )
+        manifest.write(store, made)
+        store.delete(f"{run.folder}/.progress")
+        return Materialised(made, True, time.monotonic() - started)
 
 
 def _intact(store: Store, made: Manifest, verify: bool) -> bool:

@@ -5,6 +5,7 @@ The kinds are in ``measures`` and ``key_measures``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ class Known:
 
 
 @dataclass
-class Measure:
+class Measure(ABC):
     """Base: numbers by part, examples; parts are numbered as in the context."""
 
     expect: Expect
@@ -59,12 +60,12 @@ class Measure:
         named += [*(settings.get("column_list") or ()), *(settings.get("where") or ())]
         return [source(name) for name in named if name]
 
-    def add(self, part: int, block: Block) -> None:
+    def add(self, part: int, block: Block) -> None:  # noqa: B027 - a schema has no rows to take in
         """Take in one more block of a part."""
 
+    @abstractmethod
     def finding(self) -> Finding:
         """The result, once all blocks were added."""
-        raise NotImplementedError
 
     def first(self, partition: str) -> int:
         """The number of a partition's first part."""

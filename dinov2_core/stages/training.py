@@ -23,8 +23,9 @@ from dinov2_core.images.index import index_table
 from dinov2_core.model import weights
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
-from dinov2_core.stage import StageRun, TellsTrainingsApart, Tracker
+from dinov2_core.stage import StageRun
 from dinov2_core.storage import Store
+from dinov2_core.tracker import TellsTrainingsApart, Tracker
 from dinov2_core.train import checkpoint
 from dinov2_core.train.loader import LoaderConfig
 from dinov2_core.train.objective import build_network

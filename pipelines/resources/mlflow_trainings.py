@@ -52,7 +52,7 @@ class Trainings:
 
     @contextlib.contextmanager
     def begin(self, name: str, recipe: Mapping[str, Any], checkpoints: Path) -> Iterator[Any]:
-        """See ``dinov2_core.stage.TellsTrainingsApart``."""
+        """See ``dinov2_core.tracker.TellsTrainingsApart``."""
         from assets.training import flatten
         from dinov2_core.config import canonical_json
 
