@@ -11,7 +11,7 @@ from dinov2_core.shard_map import InlineShardMap
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import registry, training_leaks
 from dinov2_core.storage import Store
-from tests.stages.test_learner import put
+from tests.stages.learner import put
 
 RULE = {"similarity": 0.8, "aligned_similarity": 0.5, "alignment": 0.9, "trade": 0.0}
 
