@@ -13,14 +13,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.watched import resident, watched
 from dinov2_core import manifest, stage, tables
 from dinov2_core.curation import vectors
 from dinov2_core.curation.image_index import to_text
@@ -109,12 +108,6 @@ def make(store: Store, rows: int) -> None:
     )
 
 
-def resident(field: str) -> float:
-    """A field of the process's status, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def warm() -> None:
     """Make the libraries allocate what they do once: code, threads, and the buffers of a first small product."""
     import faiss
@@ -129,23 +122,12 @@ def measure(root: str, name: str, memory: int) -> None:
     """Run in a process of its own: materialise one stage and print what it took."""
     warm()
     stage.load(registry.get(name).run)
-    highest, done = [resident("RssAnon")], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            highest[0] = max(highest[0], resident("RssAnon"))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    started = time.perf_counter(), time.process_time()
-    before = resident("RssAnon")
-    made = stage.materialise(Store(root), registry.get(name), params={**STAGES[name], "memory": memory})
-    wall, processor = time.perf_counter() - started[0], time.process_time() - started[1]
-    done.set()
-    thread.join()
+    params = {**STAGES[name], "memory": memory}
+    made, taken = watched(lambda: stage.materialise(Store(root), registry.get(name), params=params))
     record = Path(root) / manifest.path_of(name)
     size = record.stat().st_size / 1024
-    found = {"seconds": wall, "cpu": processor, "before": before, "anonymous": highest[0], "peak": resident("VmHWM")}
+    memory_used = {"before": taken.before, "anonymous": taken.highest, "peak": resident("VmHWM")}
+    found = {name: size / 2**20 for name, size in memory_used.items()} | {"seconds": taken.seconds, "cpu": taken.cpu}
     print(json.dumps({**found, "manifest": size, "images": made.manifest.counts["images"]}))
 
 

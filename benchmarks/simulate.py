@@ -14,8 +14,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.watched import watched
 from dinov2_core import manifest, tables
 from dinov2_core.curation.image_index import to_text
 from dinov2_core.manifest import Manifest
@@ -224,30 +223,15 @@ STEPS: dict[str, Step] = {
 }
 
 
-def resident(field: str) -> int:
-    """A field of the process's status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) << 10
-
-
 def measure(name: str, rows: int, folder: Path) -> dict[str, Any]:
     """Run one step on ``rows`` rows in this process: seconds, processor seconds, bytes beyond what was there before."""
-    work = STEPS[name].prepare(rows, folder)
-    before, done = resident("RssAnon"), threading.Event()
-    highest = [before]
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            highest[0] = max(highest[0], resident("RssAnon"))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    started = time.perf_counter(), time.process_time()
-    right = work()
-    wall, processor = time.perf_counter() - started[0], time.process_time() - started[1]
-    done.set()
-    thread.join()
-    return {"seconds": wall, "cpu": processor, "bytes": highest[0] - before, "right": bool(right)}
+    right, taken = watched(STEPS[name].prepare(rows, folder))
+    return {
+        "seconds": taken.seconds,
+        "cpu": taken.cpu,
+        "bytes": taken.highest - taken.before,
+        "right": bool(right),
+    }
 
 
 def exponent(points: Sequence[tuple[float, float]], *, least: float) -> float | None:
