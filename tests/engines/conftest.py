@@ -14,7 +14,7 @@ STORE = 80 << 20
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A head without cores and two nodes with one each; ``cluster.address`` is what ``RAY_ADDRESS`` would be."""
-    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    import ray
     from ray.cluster_utils import Cluster
 
     from pipelines.engines.ray_pool import close_pools, connect

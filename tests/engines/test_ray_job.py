@@ -183,7 +183,6 @@ def test_a_job_that_keeps_dying_is_an_error_that_says_what_its_log_says(
 
 
 def test_an_address_where_nobody_answers_is_named() -> None:
-    pytest.importorskip("ray")
     with pytest.raises(UserError, match=r"RAY_ADDRESS=http://127.0.0.1:9: no Ray dashboard answers"):
         RayJobs("http://127.0.0.1:9").materialise(Request("/nowhere", STAGE, WHOLE))
 

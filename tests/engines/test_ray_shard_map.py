@@ -173,7 +173,6 @@ def test_a_data_root_that_the_machines_do_not_have_is_named(cluster: Any, tmp_pa
 
 
 def test_long_client_connections_are_refused() -> None:
-    pytest.importorskip("ray")
     with pytest.raises(UserError, match="dashboard's http:// address"):
         list(RayShardMap("ray://head:10001").map(shards.square, [{}]))
 

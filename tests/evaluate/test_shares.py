@@ -34,8 +34,6 @@ from dinov2_core.train.launch import joined
 from tests.evaluate import dense_trees
 from tests.evaluate.datasets.test_retrieval_sets import revisited_tree
 from tests.evaluate.test_evaluation import tree
-
-pytest.importorskip("av")
 from tests.evaluate.test_video import _davis, _ucf
 
 QUICK = Schedule(steps=10, batch=3, lr=1e-2, warmup=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,8 +19,6 @@ from dinov2_core.evaluate.protocol import Context
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer, VitConfig
 from tests.evaluate.dense_trees import write
-
-av = pytest.importorskip("av")
 
 
 def clip(path: Path, shades: list[int], tint: int = 0) -> Path:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dinov2_core import cli
+from dinov2_core.curation import search_faiss
 from dinov2_core.errors import ConfigError
 from dinov2_core.plan import machines, page, search, stages, unit_costs
 from dinov2_core.stages import registry
@@ -87,9 +88,8 @@ def test_exact_search_is_planned_below_the_crossover_and_lists_above(queries: fl
 
 
 def test_lists_are_as_many_as_the_index_makes() -> None:
-    faiss = pytest.importorskip("dinov2_core.curation.search_faiss")
     for rows in (1000, 10**5, 10**9):
-        assert search.lists(rows) == pytest.approx(faiss.lists_for(rows), abs=1)
+        assert search.lists(rows) == pytest.approx(search_faiss.lists_for(rows), abs=1)
 
 
 def test_own_costs_replace_the_projects_and_are_checked(tmp_path: Path) -> None:
