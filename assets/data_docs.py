@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from dinov2_core.gates.expectation import Outcome
+from dinov2_core.report.environment import environment
 from dinov2_core.storage import Store
 
 FOLDER = "data_docs"
@@ -70,15 +71,7 @@ def state(outcomes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters.update(state=state, plain=_plain)
-    return made
+    return environment("assets", state=state, plain=_plain)
 
 
 def _plain(settings: Mapping[str, Any]) -> str:

@@ -6,14 +6,12 @@ explains. How a difference is measured is in ``dinov2_core/gates/batch_profile``
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
 import dagster as dg
 
 from assets import data_docs
-from assets.gates import judge, made_batches, one_line, to_result
-from assets.partitions import CRAWL_BATCHES, batches_in_run
+from assets.gates import judge, to_result, versions_check
 from dinov2_core import manifest
 from dinov2_core.errors import DamagedDataError
 from dinov2_core.gates import batch_profile
@@ -72,22 +70,12 @@ WATCHED: Mapping[tuple[str, str], Watched] = {
 
 def batch_check(asset: str, table: str) -> dg.AssetChecksDefinition:
     """The asset check that holds each batch of ``table`` against the ones before it."""
-    watched = WATCHED[asset, table]
-
-    @dg.asset_check(
-        asset=asset,
-        name=f"{table}_batches",
-        description=f"The batch beside up to {TRAILING} earlier ones: {len(watched.expectations)} expectations.",
-        blocking=True,
-        partitions_def=CRAWL_BATCHES,
+    return versions_check(
+        asset,
+        f"{table}_batches",
+        f"The batch beside up to {TRAILING} earlier ones: {len(WATCHED[asset, table].expectations)} expectations.",
+        lambda store, versions: check_batches(store, asset, table, versions),
     )
-    def check(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Any]) -> dg.AssetCheckResult:
-        store = lake.store()
-        with one_line(asset):
-            versions = made_batches(store, asset, batches_in_run(context))
-            return check_batches(store, asset, table, versions)
-
-    return check
 
 
 def check_batches(store: Store, asset: str, table: str, versions: Mapping[str, str]) -> dg.AssetCheckResult:

@@ -7,7 +7,7 @@ an expectation, so that its cost does not grow with the table. An ``error`` expe
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
@@ -102,21 +102,26 @@ def _comparable(value: float | None, finding: Finding) -> float | None:
 
 def table_check(asset: str, table: str) -> dg.AssetChecksDefinition:
     """The asset check that holds ``table`` of ``asset`` against its suite."""
-    suite = SUITES[asset, table]
+    return versions_check(
+        asset,
+        f"{table}_table",
+        f"Great Expectations over the {table} table: {len(SUITES[asset, table])} expectations.",
+        lambda store, versions: check_table(store, asset, table, versions),
+    )
+
+
+def versions_check(
+    asset: str, name: str, description: str, judge_versions: Callable[[Store, Mapping[str, str]], dg.AssetCheckResult]
+) -> dg.AssetChecksDefinition:
+    """A blocking check over what a run made of ``asset``: it is given partition → manifest hash."""
     partitions = CRAWL_BATCHES if registry.get(asset).partitioned else None
 
-    @dg.asset_check(
-        asset=asset,
-        name=f"{table}_table",
-        description=f"Great Expectations over the {table} table: {len(suite)} expectations.",
-        blocking=True,
-        partitions_def=partitions,
-    )
+    @dg.asset_check(asset=asset, name=name, description=description, blocking=True, partitions_def=partitions)
     def check(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Any]) -> dg.AssetCheckResult:
         store = lake.store()
         with one_line(asset):
             versions = made_batches(store, asset, batches_in_run(context) if partitions is not None else [WHOLE])
-            return check_table(store, asset, table, versions)
+            return judge_versions(store, versions)
 
     return check
 

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from dinov2_core.evaluate.planted import Score
+from dinov2_core.report.environment import environment
 from dinov2_core.report.funnel import Step
 from dinov2_core.report.gallery import Group, Neighbours, Pair, Picture
 
@@ -94,16 +95,7 @@ def markdown(report: Report) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("dinov2_core.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    made.filters.update(number=_number, percent=_percent, cell=_cell, short=_short)
-    return made
+    return environment("dinov2_core.report", number=_number, percent=_percent, cell=_cell, short=_short)
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +22,35 @@ from tests.report.test_page import HOSTILE, html, report
 needs_browser = pytest.mark.skipif(browser.executable() is None, reason="no Chromium on the path")
 
 
-@pytest.mark.browser
-@needs_browser
-def test_hostile_pages_request_nothing_and_run_nothing(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def quiet_page(*allowed: str) -> Iterator[Any]:
+    """A page that must run nothing and ask for nothing but what starts with ``allowed``, or the test fails."""
     asked: list[str] = []
     ran: list[str] = []
     with browser.page(1200, 800) as page:
         page.on("request", lambda request: asked.append(request.url))
         page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+        yield page
+    assert ran == []
+    assert [url for url in asked if not url.startswith(allowed)] == []
+
+
+@pytest.mark.browser
+@needs_browser
+def test_hostile_pages_request_nothing_and_run_nothing(tmp_path: Path) -> None:
+    with quiet_page("data:", tmp_path.as_uri()) as page:
         for number, text in enumerate(HOSTILE):
             path = tmp_path / f"{number}.html"
             path.write_text(html(report(text)))
             page.goto(path.as_uri())
             assert page.title() == " ".join(text.split())
-    assert ran == []
-    assert [url for url in asked if not url.startswith(("data:", tmp_path.as_uri()))] == []
 
 
 @pytest.mark.browser
 @needs_browser
 def test_hostile_data_docs_request_nothing_and_run_nothing(tmp_path: Path) -> None:
     """Every word of a crawled page that an example, a batch's name or a setting can carry, as a browser reads it."""
-    asked: list[str] = []
-    ran: list[str] = []
-    with browser.page(1200, 800) as page:
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    with quiet_page(tmp_path.as_uri()) as page:
         for text in HOSTILE:
             (tmp_path / "index.html").write_text(data_docs.index([result(text)]))
             (tmp_path / "a.c.html").write_text(data_docs.page(result(text)))
@@ -53,8 +58,6 @@ def test_hostile_data_docs_request_nothing_and_run_nothing(tmp_path: Path) -> No
             page.click("text=a: c")
             assert page.url == (tmp_path / "a.c.html").as_uri(), "the index leads to the check's page"
             assert [e.text_content() for e in page.query_selector_all("code")][:2] == [show(text)] * 2
-    assert ran == []
-    assert [url for url in asked if not url.startswith(tmp_path.as_uri())] == []
 
 
 @pytest.mark.browser
