@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 
 import fsspec
@@ -21,6 +18,7 @@ from dinov2_core.images.sets import files_of
 from dinov2_core.shard_map import ProcessShardMap, close_pools
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
+from tests.elsewhere import complaints, elsewhere
 from tests.weed import BUCKET, GUEST, Weed, environment
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
@@ -37,11 +35,6 @@ def server(weed: Weed) -> Iterator[Weed]:
 def s3(request: pytest.FixtureRequest) -> Store:
     """A store at a prefix of the test's own."""
     return Store(f"s3://{BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
-
-
-def elsewhere(code: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in another process."""
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
 
 
 def test_files_and_tables_are_read_back_with_their_checksums(s3: Store) -> None:
@@ -152,23 +145,7 @@ def test_a_wrong_secret_is_one_clear_line_whatever_is_asked(s3: Store) -> None:
         "folders('')",
         "size('x')",
     )
-    ended = elsewhere(f"""
-        import os
-        os.environ["AWS_SECRET_ACCESS_KEY"] = "wrong"
-        from dinov2_core.errors import DamagedDataError, UserError
-        from dinov2_core.storage import Store
-        for action in {actions}:
-            try:
-                eval(f"Store({s3.root!r}).{{action}}")
-            except DamagedDataError:
-                raise
-            except UserError as error:
-                print(error)
-    """)
-    assert ended.returncode == 0, ended.stderr[-1500:]
-    said = ended.stdout.strip().splitlines()
-    assert len(said) == len(actions), "a line each"
-    for line in said:
+    for line in complaints(s3.root, actions, AWS_SECRET_ACCESS_KEY="wrong"):
         assert s3.root in line
         assert "credentials" in line
 

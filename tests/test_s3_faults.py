@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +15,7 @@ from dinov2_core.errors import DamagedDataError, UserError
 from dinov2_core.stages import registry
 from dinov2_core.storage import Store
 from tests import toy_stages as toy
+from tests.elsewhere import complaints, elsewhere
 from tests.flaky_proxy import Bursts, in_front_of
 from tests.weed import BUCKET, Weed, environment
 
@@ -33,13 +31,6 @@ def server(weed: Weed) -> Iterator[Weed]:
 @pytest.fixture
 def s3(request: pytest.FixtureRequest) -> Store:
     return Store(f"s3://{BUCKET}/{request.node.name}")
-
-
-def elsewhere(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    with environment(env):
-        return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
-        )
 
 
 def test_bursts_of_503_are_waited_out_and_nothing_is_lost_or_double(weed: Weed) -> None:
@@ -70,22 +61,9 @@ def test_bursts_of_503_are_waited_out_and_nothing_is_lost_or_double(weed: Weed) 
 
 
 def test_a_server_that_is_gone_is_one_clear_line(s3: Store) -> None:
-    code = f"""
-        from dinov2_core.errors import DamagedDataError, UserError
-        from dinov2_core.storage import Store
-        for action in ("write_bytes('x', b'1')", "read_bytes('x')", "read_table('x')", "exists('x')", "find('')"):
-            try:
-                eval(f"Store({s3.root!r}).{{action}}")
-            except DamagedDataError:
-                raise
-            except UserError as error:
-                print(error)
-    """
-    ended = elsewhere(code, AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1")
-    assert ended.returncode == 0, ended.stderr[-1500:]
-    said = ended.stdout.strip().splitlines()
-    assert len(said) == 5
-    for line in said:
+    actions = ("write_bytes('x', b'1')", "read_bytes('x')", "read_table('x')", "exists('x')", "find('')")
+    gone = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    for line in complaints(s3.root, actions, **gone):
         assert s3.root in line
         assert "the network" in line
 
