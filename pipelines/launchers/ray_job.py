@@ -116,13 +116,28 @@ class RayJobs:
         command = shlex.join([*words, "--heartbeat", f"{self.heartbeat:g}"])
         if self.folder:
             command = f"cd {shlex.quote(self.folder)} && exec {command}"
-        client.submit_job(
-            entrypoint=command,
-            submission_id=identity,
-            entrypoint_num_cpus=self.cpus,
-            entrypoint_num_gpus=self.gpus if request.tracked else 0,
-            metadata={"stage": request.stage, "partition": request.partition, "dagster_run": request.run_id},
-        )
+        until = time.monotonic() + self.start
+        while True:
+            try:
+                client.submit_job(
+                    entrypoint=command,
+                    submission_id=identity,
+                    entrypoint_num_cpus=self.cpus,
+                    entrypoint_num_gpus=self.gpus if request.tracked else 0,
+                    metadata={"stage": request.stage, "partition": request.partition, "dagster_run": request.run_id},
+                )
+                break
+            except RuntimeError as error:
+                # A cluster that has just started answers before the agents of its machines do.
+                if "No available agent" not in str(error):
+                    raise
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"no machine of the cluster took the job within {self.start:g} seconds",
+                        where=f"RAY_ADDRESS={self.address}",
+                        todo="look at the log of the dashboard's agent on the cluster's head",
+                    ) from error
+                time.sleep(self.poll)
         log.info("%s[%s] is job %s", request.stage, request.partition, identity)
         return identity
 
