@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from assets import champion
 from assets.drift import batch_check
-from assets.factory import stage_asset
+from assets.factory import ACCELERATOR, stage_asset
 from assets.gates import table_check
 
-embeddings = stage_asset("embeddings", pool="accelerator", external={champion.NAME: champion.adopted_version})
+embeddings = stage_asset("embeddings", pool=ACCELERATOR, external={champion.NAME: champion.adopted_version})
 
 embeddings_check = table_check("embeddings", "embeddings")
 

@@ -27,6 +27,8 @@ from dinov2_core.tracker import Tracker
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
+ACCELERATOR = "accelerator"
+"""The pool of stages that want the accelerator to themselves: see ``infra/dagster.yaml``."""
 Watch = Callable[[dg.AssetExecutionContext, Any, Any, StageSpec, Any], AbstractContextManager[Tracker | None]]
 """``(context, tracking, lake, spec, params) → context manager giving the stage's tracker``."""
 After = Callable[[dg.AssetExecutionContext, Any, Any, Manifest], Mapping[str, Any]]

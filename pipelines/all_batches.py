@@ -19,7 +19,9 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
+from sqlalchemy.exc import DBAPIError
 
+from assets.factory import ACCELERATOR
 from assets.partitions import CRAWL_BATCHES
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
@@ -99,12 +101,29 @@ def end_killed_runs(instance: dg.DagsterInstance) -> None:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
+def open_pool(instance: dg.DagsterInstance) -> None:
+    """Let the pool have its limit before a step asks for it.
+
+    Dagster does so with the first step; of two runs that do it at once on PostgreSQL, the one that comes second fails
+    (its fallback goes on in a transaction that the server has given up).
+    """
+    storage = instance.event_log_storage
+    if ACCELERATOR in {limit.name for limit in storage.get_pool_limits()}:
+        return
+    try:
+        storage.initialize_concurrency_limit_to_default(ACCELERATOR)
+    except DBAPIError:
+        if ACCELERATOR not in {limit.name for limit in storage.get_pool_limits()}:
+            raise
+
+
 class AllBatchesExecutor(InProcessExecutor):
     """Runs steps one after the other in the run's own process; a run without a partition tag takes every batch."""
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
         data = plan_context.plan_data
         end_killed_runs(data.instance)
+        open_pool(data.instance)
         data.instance.add_run_tags(data.dagster_run.run_id, this_process(data.dagster_run.run_id))
         tags = data.dagster_run.tags
         partitioned = data.job.get_definition().partitions_def is not None

@@ -22,7 +22,7 @@ from assets.partitions import CRAWL_BATCHES
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
 from pipelines import versions
-from pipelines.all_batches import end_killed_runs, range_tags, this_process
+from pipelines.all_batches import end_killed_runs, open_pool, range_tags, this_process
 from pipelines.definitions import build_defs
 from pipelines.resources.lake import Lake
 
@@ -57,6 +57,7 @@ def execute(
     """Run a job in this process and return Dagster's result; failures are in it, not raised."""
     defs = definitions or build_defs()
     end_killed_runs(on)
+    open_pool(on)
     tags = {**(tags or {}), **this_process()}
     if partition:
         on.add_dynamic_partitions(str(CRAWL_BATCHES.name), [partition])
@@ -74,7 +75,7 @@ def execute(
 
 
 def failures(result: Any) -> list[str]:
-    """One line for each failed step and each failed blocking check of a run."""
+    """One line for each failed step and each failed blocking check of a run; or why it failed outside of its steps."""
     lines = []
     for event in result.all_events:
         if event.is_step_failure:
@@ -87,7 +88,16 @@ def failures(result: Any) -> list[str]:
                 lines.append(
                     f"{check.asset_key.to_user_string()}: check {check.check_name} failed: {check.description}"
                 )
+    if not lines and not result.success:
+        ends = [event for event in result.all_events if event.event_type is dg.DagsterEventType.RUN_FAILURE]
+        lines = [_reason(event) for event in ends] or ["the run failed, and does not say why"]
     return lines
+
+
+def _reason(event: Any) -> str:
+    data = event.event_specific_data
+    error = getattr(data, "error", None)
+    return f"the run failed outside of its steps: {(error or event).message.strip()}"
 
 
 def main(arguments: Sequence[str] | None = None, definitions: dg.Definitions | None = None) -> int:

@@ -81,7 +81,10 @@ def test_two_runs_of_everything_at_once_are_recorded_and_compute_each_partition_
     out, err = start(site, url, "").communicate(timeout=300)
     assert "PostgresRunStorage []" in out, err[-2000:]
     with dg.DagsterInstance.from_config(str(site / "home")) as instance:
-        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 3
+        runs = instance.get_runs()
+        assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * 3, [
+            (run.tags, [e.user_message or e.message for e in instance.all_logs(run.run_id)]) for run in runs
+        ]
         assert set(instance.get_dynamic_partitions("crawl_batches")) == {"b1", "b2"}
         made = instance.get_latest_materialization_event(dg.AssetKey("curated_lvd"))
         assert made is not None
