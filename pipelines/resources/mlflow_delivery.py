@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,30 @@ BATCH = 1000
 """Metrics a request, the most that MLflow takes."""
 BACKOFF = 60.0
 """The longest pause, in seconds, between two tries while the tracker is gone."""
+
+
+class ParentUnsentError(Exception):
+    """A training waits for the one that it is part of, which somebody else is sending just now."""
+
+
+def send_all(deliveries: Iterable[Delivery]) -> None:
+    """Send each; those that wait for another once more after the others.
+
+    Raises:
+        ParentUnsentError: what one waits for is not among them; and whatever MLflow raises.
+    """
+    left = list(deliveries)
+    while left:
+        late, last = [], None
+        for one in left:
+            try:
+                one.send()
+            except ParentUnsentError as error:
+                late.append(one)
+                last = error
+        if last is not None and len(late) == len(left):
+            raise last
+        left = late
 
 
 @dataclass
@@ -131,6 +155,8 @@ class Delivery:
         tags = {"stage": record["stage"], "fingerprint": record["fingerprint"], **record["tags"]}
         if record["parent"]:
             parent = find_run(self.client, self.experiment(), *record["parent"])
+            if parent is None and Spool(self.spool.folder, *record["parent"]).path.exists():
+                raise ParentUnsentError(f"the run that {record['stage']} is part of has not been begun yet")
             if parent is not None:
                 tags["mlflow.parentRunId"] = parent.info.run_id
         self.run = find_run(self.client, self.experiment(), record["stage"], record["fingerprint"])

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.resources.mlflow_delivery import Courier, Delivery
+from pipelines.resources.mlflow_delivery import Courier, Delivery, send_all
 from pipelines.resources.mlflow_spool import Spool, Writer, waiting
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,12 @@ class Trainings:
         client = self._tracking.client()
         # Its own first: what others left may be of another tracker.
         spools = sorted(waiting(self._tracking.spool_folder), key=lambda one: one.fingerprint != self._fingerprint)
-        for spool in spools:
-            delivery = self._deliveries.setdefault(
+        send_all(
+            self._deliveries.setdefault(
                 spool.path, Delivery(spool, client, lambda: self._tracking.experiment_id(client))
             )
-            delivery.send()
+            for spool in spools
+        )
 
 
 class _Checkpoints:

@@ -21,7 +21,7 @@ import dagster as dg
 
 from dinov2_core.errors import UserError
 from pipelines.resources import provenance
-from pipelines.resources.mlflow_delivery import Delivery, find_run
+from pipelines.resources.mlflow_delivery import Delivery, find_run, send_all
 from pipelines.resources.mlflow_spool import Spool, waiting
 from pipelines.resources.mlflow_trainings import Trainings
 
@@ -169,8 +169,7 @@ class Tracking(dg.ConfigurableResource):
         spools = waiting(self.spool_folder) if spools is None else spools
         if spools:
             client = self.client()
-            for one in spools:
-                Delivery(one, client, lambda: self.experiment_id(client)).send()
+            send_all(Delivery(one, client, lambda: self.experiment_id(client)) for one in spools)
         return len(spools)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import re
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.resources import provenance
-from pipelines.resources.mlflow_delivery import Delivery
+from pipelines.resources.mlflow_delivery import Delivery, ParentUnsentError
 from pipelines.resources.mlflow_spool import Spool, read, waiting
 from pipelines.resources.tracking import Tracking, _without_password, main
 from tests.pipelines.tracker import tracker
@@ -324,3 +325,22 @@ def test_without_a_checkout_the_environment_names_the_commit(tmp_path: Path, mon
     assert provenance.commit(tmp_path) == "unknown"
     monkeypatch.setenv(provenance.COMMIT, "abc")
     assert provenance.commit(tmp_path) == "abc"
+
+
+def test_a_part_waits_for_the_run_that_another_process_is_about_to_begin(tracking: Tracking, gate: Gate) -> None:
+    gate.down = True
+    with begin(tracking.model_copy(update={"patience": 0.2})) as tell, tell.begin("students", {}, Path("none")) as part:
+        part(0, {"loss": 1.0})
+    for thread in threading.enumerate():
+        if thread.name == "tracking":
+            thread.join()
+    gate.down = False
+    whole, part_of_it = waiting(tracking.spool_folder)
+    with open(whole.path.with_suffix(".sent"), "a+b") as sent:
+        fcntl.flock(sent, fcntl.LOCK_EX)
+        with pytest.raises(ParentUnsentError, match="students is part of has not been begun"):
+            tracking.deliver()
+    # Whatever order they come in.
+    assert tracking.deliver([part_of_it, whole]) == 2
+    assert run_of(tracking, f"{STAGE}.students").data.tags["mlflow.parentRunId"] == run_of(tracking).info.run_id
+    assert not waiting(tracking.spool_folder)
