@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from sqlalchemy.engine import make_url
 
 from pipelines.resources.tracking import Tracking
 from tests import toy_pipeline
@@ -111,6 +112,27 @@ def test_the_tracker_keeps_runs_and_versions_on_the_server(
     champion = tracking.champion(client)
     assert champion is not None
     assert str(champion.version) == str(version.version)
+
+
+def test_the_one_boxs_own_addresses_lead_to_the_server(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    server = make_url(url)
+    compose = yaml.safe_load((ROOT / "infra/compose/compose.yaml").read_text())
+    (given,) = [one for one in compose["services"]["mlflow"]["command"] if one.startswith("--backend-store-uri=")]
+    uri = make_url(given.partition("=")[2]).set(host=server.host, port=server.port)
+    monkeypatch.setenv("PGPASSWORD", postgres.PASSWORD)
+    assert mlflow.MlflowClient(uri.render_as_string(hide_password=False)).search_experiments()
+    text = (ROOT / "infra/compose/dagster.yaml").read_text()
+    (tmp_path / "dagster.yaml").write_text(text.replace("port: 5432", f"port: {server.port}"))
+    there = {"HOST": "127.0.0.1", "USERNAME": "dinov2", "PASSWORD": postgres.PASSWORD, "DB": "dagster"}
+    for name, value in there.items():
+        monkeypatch.setenv(f"DAGSTER_PG_{name}", value)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert type(instance.run_storage).__name__ == "PostgresRunStorage"
+        assert instance.get_runs_count() >= 0
 
 
 def test_the_servers_password_is_nowhere_but_in_the_environment(site: Path) -> None:
