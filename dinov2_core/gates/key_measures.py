@@ -5,7 +5,6 @@ Keys are held as fingerprints (``keys``); in which table the other side lies is 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,19 @@ import numpy as np
 from dinov2_core.gates import keys
 from dinov2_core.gates.blocks import Block, show
 from dinov2_core.gates.expectation import Finding
-from dinov2_core.gates.measure import EXAMPLES, Known, Measure
+from dinov2_core.gates.fingerprints import Fingerprints
+from dinov2_core.gates.measure import EXAMPLES, Measure
 
 
 class Keyed(Measure):
-    """Base of what needs all keys of a batch."""
+    """Base of what needs all keys of a batch. ``numbered``: with the numbers of their rows in the table."""
+
+    numbered = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.prints: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.prints: dict[str, Fingerprints] = {}
+        self.rows = 0
 
     @property
     def key(self) -> list[str]:
@@ -33,88 +36,119 @@ class Keyed(Measure):
         return dict(self.expect.settings.get("where") or {})
 
     def add(self, part: int, block: Block) -> None:
-        self.prints[self.context.parts[part].partition].append(keys.of(block, self.key, self.where)[0])
+        prints, rows = keys.of(block, self.key, self.where)
+        self.of_batch(self.context.parts[part].partition).add(prints, self.rows + rows if self.numbered else None)
+        self.rows += len(block)
 
-    def all_prints(self, partition: str) -> np.ndarray:
-        """The batch's fingerprints; they are given away, so that the next batch finds their memory free."""
-        return np.concatenate(self.prints.pop(partition, []) or [np.zeros(0, np.int64)])
+    def of_batch(self, partition: str) -> Fingerprints:
+        if partition not in self.prints:
+            self.prints[partition] = Fingerprints(self.context.memory, numbered=self.numbered)
+        return self.prints[partition]
+
+    def settle(self, partition: str) -> None:
+        self.judge(partition, self.of_batch(partition))
+        self.prints.pop(partition).clear()
+
+    def judge(self, partition: str, prints: Fingerprints) -> None:
+        """Set the values of a batch from all its keys."""
+        raise NotImplementedError
 
 
 class Unique(Keyed):
     """Keys that a batch has more than once."""
 
+    def judge(self, partition: str, prints: Fingerprints) -> None:
+        suspects, count = np.zeros(0, np.int64), 0
+        for some in prints.ranges():
+            found, rows = keys.repeated(some[:, 0].copy())
+            suspects, count = np.concatenate([suspects, found])[: keys.PROVED], count + rows
+        if count:
+            own = self.of_partition(partition)
+            wrong, often = keys.proved(self.context.store, own, self.key, self.where, suspects)
+            count -= wrong
+            self.examples += [show(" ".join(map(str, key))) for key in often[:EXAMPLES]]
+        self.values[self.first(partition)] = count
+
     def finding(self) -> Finding:
-        for partition in self.partitions():
-            suspects, count = keys.repeated(self.all_prints(partition))
-            if count:
-                own = self.of_partition(partition)
-                wrong, found = keys.proved(self.context.store, own, self.key, self.where, suspects)
-                count -= wrong
-                self.examples += [show(" ".join(map(str, key))) for key in found[:EXAMPLES]]
-            self.values[self.first(partition)] = count
         return self.none_may_break()
 
 
 class UniqueShare(Keyed):
     """The share of a column's values that are distinct, in each batch."""
 
+    def judge(self, partition: str, prints: Fingerprints) -> None:
+        rows = distinct = 0
+        for some in prints.ranges():
+            rows += len(some)
+            distinct += len(keys.each_once(some[:, 0].copy()))
+        if rows:
+            self.values[self.first(partition)] = distinct / rows
+
     def finding(self) -> Finding:
-        for partition in self.partitions():
-            prints = self.all_prints(partition)
-            if len(prints):
-                self.values[self.first(partition)] = len(keys.each_once(prints)) / len(prints)
         low, high = self.expect.settings.get("min_value"), self.expect.settings.get("max_value")
         observed = ", ".join(f"{v:.4f}" for v in self.values if v is not None)
         return Finding(self.expect, tuple(self.values), low, high, observed or "no values")
 
 
-class Refers(Measure):
+class Refers(Keyed):
     """Rows whose key is in no row of the table that it refers to."""
+
+    numbered = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.targets: dict[str, Known | None] = {}
-
-    def target(self, partition: str) -> Known | None:
-        if partition not in self.targets:
-            # Of one batch at a time: batches come in order.
-            self.targets = {partition: self.context.known(self.expect, partition)}
-        return self.targets[partition]
+        self.starts: dict[int, int] = {}
+        self.orphans = np.zeros(0, np.int64)
 
     def add(self, part: int, block: Block) -> None:
-        known = self.target(self.context.parts[part].partition)
+        self.starts.setdefault(part, self.rows)
+        super().add(part, block)
+
+    def judge(self, partition: str, prints: Fingerprints) -> None:
+        known = self.context.known(self.expect, partition)
         if known is None:
             return
-        settings = self.expect.settings
-        columns = list(settings.get("column_list") or [settings["column"]])
-        prints, rows = keys.of(block, columns, settings.get("where"))
-        orphans = rows[~keys.inside(prints, known.prints)]
-        self.values[part] = (self.values[part] or 0) + len(orphans)
-        for row in orphans[: EXAMPLES - len(self.examples)]:
-            self.examples.append(f"{block.name(int(row), self.context.named_by)}: {block.name(int(row), columns)}")
+        parts = [number for number in self.starts if self.context.parts[number].partition == partition]
+        starts = [self.starts[number] for number in parts]
+        counts = np.zeros(len(parts), np.int64)
+        for some in keys.outside(prints, known.prints):
+            counts += np.bincount(np.searchsorted(starts, some[:, 1], "right") - 1, minlength=len(parts))
+            self.orphans = keys.first(np.concatenate([self.orphans, some[:, 1]]), EXAMPLES)
+        for number, count in zip(parts, counts.tolist(), strict=True):
+            self.values[number] = count
 
     def finding(self) -> Finding:
         if all(value is None for value in self.values):
             return Finding(self.expect, tuple(self.values), observed="not judged: what it refers to has changed since")
+        named = [*self.context.named_by, *self.key]
+        for block, row in keys.rows_at(self.context.store, self.context.parts, named, self.orphans):
+            self.examples.append(f"{block.name(row, self.context.named_by)}: {block.name(row, self.key)}")
         return self.none_may_break()
 
 
 class Covers(Keyed):
     """Keys of another table that this one lacks."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.judged = False
+
+    def judge(self, partition: str, prints: Fingerprints) -> None:
+        known = self.context.known(self.expect, partition)
+        if known is None:
+            return
+        self.judged = True
+        count, missing = 0, np.zeros(0, np.int64)
+        for some in keys.outside(known.prints, prints):
+            count += len(keys.each_once(some[:, 0].copy()))
+            missing = keys.first(np.concatenate([missing, some[:, 1]]), EXAMPLES)
+        self.values[self.first(partition)] = count
+        if len(self.examples) < EXAMPLES:
+            found = keys.rows_at(self.context.store, known.parts, known.columns, missing)
+            self.examples += [block.name(row, known.columns) for block, row in found]
+
     def finding(self) -> Finding:
-        judged = False
-        for partition in self.partitions():
-            known = self.context.known(self.expect, partition)
-            if known is None:
-                continue
-            judged = True
-            missing = known.prints[~keys.inside(known.prints, keys.each_once(self.all_prints(partition)))]
-            self.values[self.first(partition)] = len(missing)
-            if len(missing) and len(self.examples) < EXAMPLES:
-                found = keys.rows_of(self.context.store, known.parts, known.columns, known.where, missing)
-                self.examples += [show(" ".join(map(str, key))) for key, _ in zip(found, range(EXAMPLES), strict=False)]
-        if not judged:
+        if not self.judged:
             return Finding(self.expect, tuple(self.values), observed="not judged: what it covers has changed since")
         return self.none_may_break()
 

@@ -1,4 +1,4 @@
-"""Keys of many rows as fingerprints: which repeat, which are not in another table, in eight bytes a row.
+"""Keys of many rows as fingerprints: which repeat, which are not in another table.
 
 Where a fingerprint is found to repeat, the keys themselves are looked at again, so that no two keys are called equal
 that are not. Which tables refer to which does not belong here.
@@ -14,6 +14,7 @@ import numpy as np
 
 from dinov2_core.gates import reading
 from dinov2_core.gates.blocks import Block
+from dinov2_core.gates.fingerprints import Fingerprints, Memory
 from dinov2_core.gates.reading import Part
 from dinov2_core.storage import Store
 
@@ -29,13 +30,25 @@ def of(block: Block, columns: Sequence[str], where: Mapping[str, Any] | None) ->
 
 
 def read(
-    store: Store, parts: Sequence[Part], columns: Sequence[str], where: Mapping[str, Any] | None = None
-) -> np.ndarray:
-    """The fingerprints of a table's keys, sorted, each once: int64 [K]."""
-    needed = [*columns, *(where or {})]
-    records = [part.record for part in parts]
-    found = [of(block, columns, where)[0] for _, block in reading.blocks(store, records, needed)]
-    return each_once(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    store: Store,
+    parts: Sequence[Part],
+    columns: Sequence[str],
+    where: Mapping[str, Any] | None = None,
+    memory: Memory | None = None,
+) -> Fingerprints:
+    """The fingerprints of a table's keys, with the numbers of their rows in the table."""
+    found, before = Fingerprints(memory or Memory(), numbered=True), 0
+    for _, block in reading.blocks(store, [part.record for part in parts], [*columns, *(where or {})]):
+        prints, rows = of(block, columns, where)
+        found.add(prints, before + rows)
+        before += len(block)
+    return found
+
+
+def outside(own: Fingerprints, known: Fingerprints) -> Iterator[np.ndarray]:
+    """What of ``own`` is not among ``known``, a range at a time: as ``Fingerprints.ranges``."""
+    for ours, theirs in zip(own.ranges(), known.ranges(), strict=True):
+        yield ours[~inside(ours[:, 0], theirs[:, 0])]
 
 
 def each_once(prints: np.ndarray) -> np.ndarray:
@@ -66,6 +79,25 @@ def repeated(prints: np.ndarray) -> tuple[np.ndarray, int]:
     either[1:] |= same
     either[:-1] |= same
     return each_once(prints[1:][same]), int(either.sum())
+
+
+def first(numbers: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` smallest of some numbers, sorted."""
+    return np.sort(np.partition(numbers, count)[:count] if len(numbers) > count else numbers)
+
+
+def rows_at(
+    store: Store, parts: Sequence[Part], columns: Sequence[str], numbers: np.ndarray
+) -> Iterator[tuple[Block, int]]:
+    """The rows of a table with these numbers (sorted): ``(block, row in it)``."""
+    before, left = 0, numbers
+    blocks = reading.blocks(store, [part.record for part in parts], columns) if len(numbers) else iter(())
+    for _, block in blocks:
+        here = left[left < before + len(block)]
+        yield from ((block, int(number) - before) for number in here)
+        before, left = before + len(block), left[len(here) :]
+        if not len(left):
+            return
 
 
 def rows_of(

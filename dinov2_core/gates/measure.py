@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from dinov2_core.gates.blocks import Block, source
 from dinov2_core.gates.expectation import Expect, Finding
+from dinov2_core.gates.fingerprints import Fingerprints, Memory
 from dinov2_core.gates.reading import Part
 from dinov2_core.storage import Store
 
@@ -28,16 +27,17 @@ class Context:
     parts: Sequence[Part]
     named_by: Sequence[str]
     known: Callable[[Expect, str], Known | None] = lambda expect, partition: None
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass(frozen=True)
 class Known:
-    """Keys of another table: where they are, and their fingerprints (sorted)."""
+    """Keys of another table: where they are, and their fingerprints, numbered."""
 
     parts: Sequence[Part]
     columns: Sequence[str]
     where: dict[str, Any]
-    prints: np.ndarray
+    prints: Fingerprints
 
 
 @dataclass
@@ -63,9 +63,12 @@ class Measure(ABC):
     def add(self, part: int, block: Block) -> None:  # noqa: B027 - a schema has no rows to take in
         """Take in one more block of a part."""
 
+    def settle(self, partition: str) -> None:  # noqa: B027 - most need no keys
+        """Compare the keys of a batch with others, once all blocks were added; called a batch at a time."""
+
     @abstractmethod
     def finding(self) -> Finding:
-        """The result, once all blocks were added."""
+        """The result, once all batches were settled."""
 
     def first(self, partition: str) -> int:
         """The number of a partition's first part."""

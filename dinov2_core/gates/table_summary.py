@@ -1,7 +1,8 @@
-"""A whole table held against its expectations in one pass, in memory that does not grow with its rows but for keys.
+"""A whole table held against its expectations in one pass, in memory that hardly grows with its rows.
 
-A key costs eight bytes a row. References are resolved through the manifest: a table is judged against just those
-partitions of another stage that it was made from.
+Of keys no more is held than ``memory`` says and a 64th of two tables; the rest waits in temporary files, up to 16 bytes
+a key. References are resolved through the manifest: a table is judged against just those partitions of another stage
+that it was made from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from dinov2_core import manifest, tables
-from dinov2_core.gates import keys, measures, reading
+from dinov2_core.gates import fingerprints, keys, measures, reading
 from dinov2_core.gates.expectation import Expect, Finding
 from dinov2_core.gates.measure import Context, Known
 from dinov2_core.gates.measures import SchemaOf
@@ -29,15 +30,24 @@ class TableSummary:
     findings: tuple[Finding, ...]
 
 
-def summarise(store: Store, stage: str, table: str, partitions: Sequence[str], suite: Sequence[Expect]) -> TableSummary:
-    """Measure ``suite`` on every row of ``table`` in the ``partitions`` of ``stage``.
+def summarise(
+    store: Store,
+    stage: str,
+    table: str,
+    partitions: Sequence[str],
+    suite: Sequence[Expect],
+    *,
+    memory: int = fingerprints.MEMORY,
+) -> TableSummary:
+    """Measure ``suite`` on every row of ``table`` in the ``partitions`` of ``stage``; ``memory``: bytes for keys.
 
     Raises:
         DamagedDataError: a part is missing or not readable.
         ValueError: an expectation of a kind that no measure has.
     """
     parts = reading.parts(store, stage, table, partitions)
-    context = Context(store, parts, tables.NAMED_BY[table], known=References(store, stage).known)
+    shared = fingerprints.Memory(memory)
+    context = Context(store, parts, tables.NAMED_BY[table], References(store, stage, shared).known, shared)
     schemas = [reading.schema(store, part.record) for part in parts]
     present = sorted(set.intersection(*(set(s.names) for s in schemas))) if schemas else []
     found = [measures.of(expect, context, present) for expect in suite]
@@ -52,6 +62,9 @@ def summarise(store: Store, stage: str, table: str, partitions: Sequence[str], s
             for measure in found:
                 measure.add(number, block)
             progress.advance(len(block))
+    for partition in dict.fromkeys(part.partition for part in parts):
+        for measure in found:
+            measure.settle(partition)
     return TableSummary(tuple(p.name for p in parts), rows, tuple(measure.finding() for measure in found))
 
 
@@ -66,8 +79,8 @@ def _wanted(table: str, first: pa.Schema) -> pa.Schema:
 class References:
     """The keys that a stage's tables refer to, read when first asked for; those of one partition are held at a time."""
 
-    def __init__(self, store: Store, stage: str) -> None:
-        self.store, self.stage = store, stage
+    def __init__(self, store: Store, stage: str, memory: fingerprints.Memory) -> None:
+        self.store, self.stage, self.memory = store, stage, memory
         self._partition = ""
         self._held: dict[tuple[object, ...], Known] = {}
 
@@ -82,11 +95,13 @@ class References:
         if names is None:
             return None
         if partition != self._partition:
-            self._partition, self._held = partition, {}
+            while self._held:
+                self._held.popitem()[1].prints.clear()
+            self._partition = partition
         key = (stage, table, *columns, str(where))
         if key not in self._held:
             parts = reading.parts(self.store, stage or self.stage, table, names)
-            self._held[key] = Known(parts, columns, where, keys.read(self.store, parts, columns, where))
+            self._held[key] = Known(parts, columns, where, keys.read(self.store, parts, columns, where, self.memory))
         return self._held[key]
 
     def _read(self, stage: str, partition: str) -> list[str] | None:
