@@ -184,8 +184,14 @@ class RayJobs:
             return None
 
     def _tail(self, client: Any, identity: str) -> str:
+        """The last line that its program wrote, or what the cluster says of a job without any."""
         try:
             lines = client.get_job_logs(identity).strip().splitlines()
+            # Ray's own first line is buffered: what ends at once has written its lines before it.
+            own = [
+                line for line in lines if line.strip() and not line.startswith(f"Running entrypoint for job {identity}")
+            ]
+            last = own[-1] if own else client.get_job_info(identity).message or ""
         except Exception:  # noqa: BLE001 - a cluster that is gone has no logs
             return ""
-        return f", which ended with: {lines[-1].strip()}" if lines else ""
+        return f", which ended with: {last.strip()}" if last.strip() else ""
