@@ -1,11 +1,11 @@
-"""A server in front of another that answers in bursts of 503, as an object store under load does."""
+"""A server in front of another: it refuses in bursts, as an object store under load does, or goes away halfway."""
 
 from __future__ import annotations
 
 import http.client
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,11 +21,27 @@ class Bursts:
     length: float = 0.4
     passed: int = 0
     refused: int = 0
+    written: int = 0
     url: str = ""
     _began: float = field(default_factory=time.monotonic)
 
     def refuses(self) -> bool:
         return (time.monotonic() - self._began) % self.period < self.length
+
+
+@dataclass
+class GoesAway(Bursts):
+    """Nothing is refused; ``pull_the_plug`` is called once, at the first request after ``writes`` are through."""
+
+    writes: int = 1
+    pull_the_plug: Callable[[], None] = lambda: None
+    gone: bool = False
+
+    def refuses(self) -> bool:
+        if not self.gone and self.written >= self.writes:
+            self.gone = True
+            self.pull_the_plug()
+        return False
 
 
 @contextmanager
@@ -47,9 +63,15 @@ def in_front_of(port: int, bursts: Bursts) -> Iterator[Bursts]:
             for name, value in self.headers.items():
                 if name.lower() not in ("connection", "expect"):
                     to.putheader(name, value)
-            to.endheaders(body)
-            answer = to.getresponse()
-            content = answer.read()
+            try:
+                to.endheaders(body)
+                answer = to.getresponse()
+                content = answer.read()
+            except ConnectionError:
+                # The other one is gone: so is this connection, without an answer.
+                self.close_connection = True
+                return
+            bursts.written += self.command == "PUT" and answer.status == 200
             drop = ("transfer-encoding", "connection", "content-length")
             headers = {k: v for k, v in answer.getheaders() if k.lower() not in drop}
             length = answer.getheader("Content-Length") if self.command == "HEAD" else None

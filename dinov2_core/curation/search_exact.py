@@ -9,6 +9,7 @@ sizes of the blocks. Approximate search is in ``search_faiss``.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,8 @@ _SLACK = 1e-6
 """Float64 sums are compared after rounding to float32: equals there may differ by this much before."""
 _CANDIDATES = 1 << 22
 """Candidates of one query block that may be held before they are thinned (8 bytes each), unless ``k`` needs more."""
+_SHARE = 256
+"""Rows of scores at the least that are worth a thread."""
 _GROWTH = 4
 """Candidates are thinned whenever the pool seen has grown by this factor."""
 
@@ -176,16 +179,32 @@ def _pairs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _over(scores: torch.Tensor, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``(row, column, score)`` of the scores at or over their row's limit: int64 each."""
     if scores.device.type == "cpu" and scores.shape[1] % 8 == 0:
-        # NumPy's comparison of int16 is several times as fast as PyTorch's. Hits are rare: look at eight flags at once.
-        host = scores.numpy()
-        flags = np.greater_equal(host, limit[:, None])
-        eights = torch.from_numpy(flags.view(np.int64)).view(-1).nonzero()[:, 0].numpy()
-        which, offset = np.nonzero(flags.reshape(-1, 8)[eights])
-        rows, columns = np.divmod(eights[which] * 8 + offset, scores.shape[1])
-        return rows, columns, host[rows, columns].astype(np.int64)
+        return _over_on_host(scores.numpy(), limit)
     found = (scores >= torch.from_numpy(limit).to(scores.device)[:, None]).nonzero()
     rows, columns = (found[:, i].cpu().numpy() for i in (0, 1))
     return rows, columns, scores[found[:, 0], found[:, 1]].cpu().numpy().astype(np.int64)
+
+
+def _over_on_host(scores: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """NumPy's comparison of int16 is several times as fast as PyTorch's, but takes one thread: a share of rows each."""
+
+    def some(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        host = scores[start : start + share]
+        flags = np.greater_equal(host, limit[start : start + share, None])
+        # Hits are rare: look at eight flags at once.
+        eights = np.flatnonzero(flags.view(np.int64))
+        which, offset = np.nonzero(flags.reshape(-1, 8)[eights])
+        rows, columns = np.divmod(eights[which] * 8 + offset, host.shape[1])
+        return rows + start, columns, host[rows, columns].astype(np.int64)
+
+    share = max(_SHARE, -(-len(scores) // torch.get_num_threads()))
+    starts = range(0, len(scores), share)
+    if len(starts) == 1:
+        return some(0)
+    with ThreadPoolExecutor(len(starts)) as threads:
+        parts = list(threads.map(some, starts))
+    rows, columns, values = (np.concatenate(found) for found in zip(*parts, strict=True))
+    return rows, columns, values
 
 
 def pool_blocks(pool: Rows, block: int) -> list[tuple[int, int]]:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dinov2_core.errors import UserError
 from dinov2_core.evaluate.augment_dense import cropped, squared
-from dinov2_core.evaluate.datasets.dense import IGNORE, SegmentationSet
+from dinov2_core.evaluate.datasets.dense import IGNORE, Pair, SegmentationSet
 from dinov2_core.evaluate.dense_heads import SegmentationHead
 from dinov2_core.evaluate.dense_training import Schedule, train_head
 from dinov2_core.evaluate.feature_maps import check_maps, feature_maps, join, last_layers, resize
@@ -112,8 +113,10 @@ def train_segmenter(
     also by local ``processes``.
 
     Raises:
-        UserError: a picture or a target cannot be used (see :meth:`SegmentationSet.read`).
+        UserError: a picture or a target cannot be used (see :meth:`SegmentationSet.read`), or a class has no pixel to
+            learn from (see :func:`check_classes`).
     """
+    check_classes(data, processes)
     torch.manual_seed(settings.schedule.seed)
     dim = backbone.config.dim * min(settings.layers, backbone.config.depth)
     device = next(backbone.parameters()).device
@@ -132,6 +135,28 @@ def train_segmenter(
     train_head(head, len(data.train), loss, settings.schedule, label=f"segmentation head, {data.name}")
     agree(head)
     return made
+
+
+def check_classes(data: SegmentationSet, processes: int = 1) -> None:
+    """Read all targets: a class that only the test split has cannot be learnt, and its IoU would be 0 in silence.
+
+    Raises:
+        UserError: such a class with the first file that has it, or a target that cannot be used.
+    """
+    pairs = data.train + data.test
+    found = spread(partial(_present, data, pairs), len(pairs), processes, label=f"classes, {data.name}")
+    learnt = set().union(*found[: len(data.train)])
+    for pair, classes in zip(data.test, found[len(data.train) :], strict=True):
+        for unknown in sorted(classes - learnt):
+            raise UserError(
+                f"class '{data.classes[unknown]}' has no pixel in the train split",
+                where=str(pair.target),
+                todo="add a train picture that has it, or take the class off the list and give it an ignored label",
+            )
+
+
+def _present(data: SegmentationSet, pairs: tuple[Pair, ...], number: int) -> set[int]:
+    return set(np.unique(data.classes_of(pairs[number])).tolist()) - {IGNORE}
 
 
 Batch = Callable[[list[int]], tuple[Tensor, Tensor]]

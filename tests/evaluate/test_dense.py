@@ -194,6 +194,22 @@ def test_a_linear_head_learns_to_segment(tmp_path: Path, backbone: VisionTransfo
     assert counts.mean_iou() > 0.7
 
 
+def test_a_class_of_the_test_split_that_train_does_not_have_is_named_before_anything_is_trained(
+    tmp_path: Path, backbone: VisionTransformer
+) -> None:
+    data = segmentation_sets.folder(dense_trees.masks(tmp_path, 3))
+    for pair in data.train:
+        dense_trees.write(pair.target, np.zeros_like(data.classes_of(pair)))
+    with pytest.raises(UserError, match=f"class '{data.classes[1]}' has no pixel in the train split") as caught:
+        segmentation.train_segmenter(backbone, PREPROCESSING, data, replace(segmentation.LINEAR, size=48))
+    assert caught.value.where in {str(pair.target) for pair in data.test}
+
+
+def test_a_class_that_neither_split_has_is_no_fault(tmp_path: Path) -> None:
+    data = segmentation_sets.folder(dense_trees.masks(tmp_path, 3))
+    segmentation.check_classes(replace(data, classes=(*data.classes, "never drawn")))
+
+
 def test_more_layers_and_scales_run_and_repeat(tmp_path: Path, backbone: VisionTransformer) -> None:
     data = segmentation_sets.folder(dense_trees.masks(tmp_path, 3))
     settings = replace(

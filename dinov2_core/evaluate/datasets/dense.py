@@ -46,8 +46,17 @@ class SegmentationSet:
         Raises:
             UserError: a file is missing or damaged, sizes differ, or a label is none of the set's.
         """
-        image, stored = rgb(pair.image), raw(pair.target)
-        _same_size(image, stored, pair)
+        image, classes = rgb(pair.image), self.classes_of(pair)
+        _same_size(image, classes, pair)
+        return image, classes
+
+    def classes_of(self, pair: Pair) -> NDArray[np.uint8]:
+        """The target alone, ``[H, W]``; its picture is not read.
+
+        Raises:
+            UserError: the file is missing or damaged, or a label is none of the set's.
+        """
+        stored = raw(pair.target)
         table = np.full(65_536, -1, np.int16)
         for number, value in self.labels:
             table[number] = value
@@ -61,7 +70,7 @@ class SegmentationSet:
                 where=str(pair.target),
                 todo=f"known are {_ranges([n for n, _ in self.labels])}",
             )
-        return image, classes.astype(np.uint8)
+        return classes.astype(np.uint8)
 
 
 @dataclass(frozen=True)
