@@ -111,6 +111,11 @@ class ProcessShardMap:
                 future.cancel()
 
 
+def is_local(engine: ShardMap) -> bool:
+    """Whether an engine works on this machine alone."""
+    return isinstance(engine, InlineShardMap | ProcessShardMap)
+
+
 _pools: dict[int, ProcessPoolExecutor] = {}
 
 

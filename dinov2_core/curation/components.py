@@ -63,9 +63,11 @@ class UnionFind:
         return self._parent
 
 
-def connected_components(nodes: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Labels of ``nodes`` nodes under the edges in ``blocks`` (pairs of int [E] arrays): see ``UnionFind.labels``."""
-    sets = UnionFind(nodes)
+def connected_components(
+    nodes: int, blocks: Iterable[tuple[np.ndarray, np.ndarray] | np.ndarray], scratch: Scratch | None = None
+) -> np.ndarray:
+    """Labels of ``nodes`` nodes under the edges in ``blocks`` (pairs of int [E]): see ``UnionFind``."""
+    sets = UnionFind(nodes, scratch)
     for a, b in blocks:
         sets.union(a, b)
     return sets.labels()

@@ -8,29 +8,53 @@ pass over all of them.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from dinov2_core.curation.components import UnionFind
+from dinov2_core.curation.scratch import Scratch
 from dinov2_core.curation.sharded_search import Map
 from dinov2_core.shard_map import Summary, Task
 from dinov2_core.storage import Store
 
 
-def components(mapped: Map, store: Store, folder: str, edges: Sequence[str], nodes: int) -> np.ndarray:
+def components(
+    mapped: Map, store: Store, folder: str, edges: Sequence[str], nodes: int, scratch: Scratch | None = None
+) -> np.ndarray:
     """For each of ``nodes`` nodes the smallest node of its component, as ``UnionFind.labels``.
 
     Args:
         folder: of the store, where the forests are left.
         edges: files of the store, ``.npy`` of int [E, 2]: positions of the ends.
+        scratch: where the labels lie; in memory without one.
     """
     tasks = {f"forest-{i:06d}": {"folder": folder, "edges": path} for i, path in enumerate(edges)}
-    sets = UnionFind(nodes)
+    sets = UnionFind(nodes, scratch)
     for summary in mapped(forest_of, tasks):
         joined = np.load(io.BytesIO(store.read_bytes(summary["path"])), allow_pickle=False)
         sets.union(joined[:, 0], joined[:, 1])
     return sets.labels()
+
+
+def write_edges(store: Store, folder: str, blocks: Iterable[np.ndarray], size: int) -> list[str]:
+    """Write edges, int [E, 2] a block, to files of at least ``size`` edges but for the last: their paths."""
+    paths: list[str] = []
+    waiting: list[np.ndarray] = []
+
+    def write() -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, np.concatenate(waiting), allow_pickle=False)
+        paths.append(store.write_bytes(f"{folder}/{len(paths):06d}.npy", buffer.getvalue()).path)
+        waiting.clear()
+
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= size:
+            write()
+    if waiting:
+        write()
+    return paths
 
 
 def forest_of(task: Task) -> Summary:

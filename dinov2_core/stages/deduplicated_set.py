@@ -6,6 +6,7 @@ without searching again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dinov2_core import stage, tables
-from dinov2_core.curation.components import UnionFind
+from dinov2_core.curation import sharded_components
+from dinov2_core.curation.components import connected_components
 from dinov2_core.curation.copy_rule import CopyRule, Fit, fit
 from dinov2_core.curation.image_index import ImageIndex, to_bytes
 from dinov2_core.curation.keep_rule import keep_order
 from dinov2_core.curation.scratch import MEMORY, Scratch
 from dinov2_core.curation.search_pairs import rank_in_groups
+from dinov2_core.shard_map import is_local
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import pool_tables
 from dinov2_core.stages.copy_calibration import Measured, measure
@@ -35,7 +38,8 @@ class Params:
     beside them. ``precision`` and ``benchmark_precision`` are what the fits must keep: a leak that stays costs more
     than an image that goes. ``copy_share`` and ``leak_share``: how many images have a copy in the pool, and how many
     references one, as far as one can guess; they scale the measured rates to the pool.
-    ``memory``: bytes for arrays over the pool, which go to files beyond it.
+    ``memory``: bytes for arrays over the pool, which go to files beyond it. ``edges_per_task``: with more edges than
+    this, or on a cluster, the engine's workers join so many each; the components are the same.
     """
 
     threshold: float = 0.6
@@ -47,6 +51,7 @@ class Params:
     copy_share: float = 0.05
     leak_share: float = 0.03
     memory: int = stage.efficiency(MEMORY)
+    edges_per_task: int = stage.efficiency(1 << 22)
 
 
 def run(run: StageRun) -> dict[str, Any]:
@@ -60,13 +65,7 @@ def run(run: StageRun) -> dict[str, Any]:
         if params.calibrate and len(index) > 1:
             rule, leak_rule, report = _calibrated(run, params, index, places, scratch)
         edges = CopyEdges(run, index, scratch)
-        sets = UnionFind(len(index), scratch)
-        copies = 0
-        for some in edges.blocks():
-            accepted = rule.accepts(some.similarity, some.alignment)
-            sets.union(some.a[accepted], some.b[accepted])
-            copies += int(accepted.sum())
-        labels = sets.labels()
+        labels, copies = _joined(run, edges, rule, len(index), scratch)
         sizes = scratch.full(len(index), np.int32, 0)
         for start in range(0, len(index), pool_tables.BLOCK):
             np.add.at(sizes, labels[start : start + pool_tables.BLOCK], 1)
@@ -85,6 +84,24 @@ def run(run: StageRun) -> dict[str, Any]:
             "paper": {"threshold": 0.6, "benchmark_threshold": 0.45},
             **report,
         }
+
+
+def _joined(run: StageRun, edges: CopyEdges, rule: CopyRule, nodes: int, scratch: Scratch) -> tuple[np.ndarray, int]:
+    """The label of every image by the copy edges, and how many these are."""
+    copies = 0
+
+    def accepted() -> Iterator[np.ndarray]:
+        nonlocal copies
+        for some in edges.blocks():
+            chosen = rule.accepts(some.similarity, some.alignment)
+            copies += int(chosen.sum())
+            yield np.stack([some.a[chosen], some.b[chosen]], axis=1)
+
+    if is_local(run.shard_map) and edges.count <= run.params.edges_per_task:
+        return connected_components(nodes, (pairs.T for pairs in accepted()), scratch), copies
+    paths = sharded_components.write_edges(run.store, run.scratch("copies"), accepted(), size=run.params.edges_per_task)
+    labels = sharded_components.components(run.map, run.store, run.scratch("forests"), paths, nodes, scratch)
+    return labels, copies
 
 
 def _leaked(run: StageRun, index: ImageIndex, labels: np.ndarray, rule: CopyRule) -> tuple[int, dict[int, str]]:

@@ -17,10 +17,12 @@ from dinov2_core import stage
 from dinov2_core.errors import UserError
 from dinov2_core.manifest import WHOLE
 from dinov2_core.shard_map import ProcessShardMap, QuarantineError, Resources
+from dinov2_core.stages import registry
 from dinov2_core.storage import Store
 from pipelines.engines.ray_shard_map import RayShardMap
 from tests.engines import shards
 from tests.engines.conftest import STORE, node
+from tests.stages import edge_world
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +67,17 @@ def test_a_stage_gives_the_same_manifest_byte_for_byte(cluster: Any, tmp_path: P
     params = shards.Params(6, str(tmp_path / "calls"))
     stage.materialise(store, shards.SPEC, WHOLE, params, shard_map=RayShardMap(cluster.address))
     assert manifest(store) == locally(tmp_path, 6)
+
+
+def test_copies_are_joined_by_workers_of_both_nodes_to_the_same_manifest(cluster: Any, tmp_path: Path) -> None:
+    made = {}
+    for name, engine in (("ray", RayShardMap(cluster.address)), ("local", ProcessShardMap(1))):
+        store = Store(str(tmp_path / name))
+        edge_world.write(store)
+        spec = registry.get("deduplicated_set")
+        stage.materialise(store, spec, WHOLE, {"edges_per_task": 40}, shard_map=engine)
+        made[name] = store.read_bytes(f"deduplicated_set/{WHOLE}/manifest.json")
+    assert made["ray"] == made["local"]
 
 
 def test_models_stay_loaded_from_one_map_to_the_next(cluster: Any, tmp_path: Path) -> None:
@@ -234,6 +247,7 @@ def test_a_program_that_is_killed_and_started_again_goes_on(cluster: Any, tmp_pa
     store, folder, count = Store(str(tmp_path / "ray")), tmp_path / "calls", 12
     code = f"""
 from dinov2_core import stage
+from dinov2_core.stages import registry
 from dinov2_core.storage import Store
 from pipelines.engines.ray_shard_map import RayShardMap
 from tests.engines import shards
