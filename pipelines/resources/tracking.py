@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 
 from dinov2_core.errors import UserError
-from pipelines.resources import provenance
+from pipelines.resources import mlflow_database, provenance
 from pipelines.resources.mlflow_delivery import Delivery, find_run, send_all
 from pipelines.resources.mlflow_spool import Spool, waiting
 from pipelines.resources.mlflow_trainings import Trainings
@@ -59,7 +59,9 @@ class Tracking(dg.ConfigurableResource):
     def client(self) -> Any:
         """An ``MlflowClient`` on this tracker; the fluent API is set to the same place."""
         mlflow = _mlflow()
-        mlflow.set_tracking_uri(_credentials_apart(self.uri) or "sqlite:///mlflow.db")
+        uri = _credentials_apart(self.uri) or "sqlite:///mlflow.db"
+        mlflow_database.ensure(uri)
+        mlflow.set_tracking_uri(uri)
         return mlflow.MlflowClient()
 
     def answering(self) -> Any:
