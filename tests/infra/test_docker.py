@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,26 @@ def test_a_lock_pins_what_the_projects_lock_pins(image: str) -> None:
     # Packages of which the project's lock has a version for each Python are left out by their marker.
     twice = {n for n in shared if (ROOT / "requirements.lock").read_text().count(f"\n{n}==") > 1}
     assert {n: own[n] for n in shared - twice} == {n: project[n] for n in shared - twice}
+
+
+def test_the_commands_of_the_runbook_make_the_locks_that_are_here(tmp_path: Path) -> None:
+    """From uv's cache, which the project's own installation filled; from the registry where it was not."""
+    runbook = (ROOT / "docs" / "cluster.md").read_text()
+    commands = re.findall(r"(?m)^uv pip compile .*$", runbook)
+    assert len(commands) == len(IMAGES)
+    for name in ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "dinov2_core/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(FOLDER, tmp_path / "infra" / "docker")
+    for command in commands:
+        for more in (["--offline"], []):
+            words = [*shlex.split(command), *more]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                break
+        assert done.returncode == 0, done.stderr[-2000:]
+    for image in IMAGES:
+        assert (tmp_path / "infra" / "docker" / f"{image}.lock").read_text() == (FOLDER / f"{image}.lock").read_text()
 
 
 def test_the_orchestrators_lock_has_nothing_that_computes() -> None:

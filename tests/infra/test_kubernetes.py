@@ -172,20 +172,81 @@ def test_the_chart_says_what_the_instance_file_says() -> None:
     assert CHART["additionalInstanceConfig"]["freshness"] == own["freshness"]
 
 
+POD = "image envSecrets envConfigMaps podSecurityContext securityContext resources labels volumes volumeMounts"
+KNOWN = {
+    "": "global generatePostgresqlPasswordSecret generateCeleryConfigSecret postgresql rabbitmq redis flower ingress "
+    "imagePullSecrets computeLogManager scheduler runLauncher pythonLogs dagsterWebserver dagsterDaemon busybox "
+    "migrate telemetry serviceAccount retention concurrency additionalInstanceConfig dagster-user-deployments",
+    "global": "postgresqlSecretName dagsterHome serviceAccountName celeryConfigSecretName",
+    "postgresql": "enabled postgresqlScheme postgresqlHost postgresqlUsername postgresqlPassword postgresqlDatabase "
+    "postgresqlParams service image",
+    "postgresql.service": "port",
+    "rabbitmq": "enabled",
+    "redis": "enabled",
+    "telemetry": "enabled",
+    "serviceAccount": "create name annotations",
+    "dagsterWebserver": f"{POD} replicaCount enableReadOnly",
+    "dagsterDaemon": f"{POD} enabled heartbeatTolerance runCoordinator runMonitoring runRetries sensors schedules",
+    "dagsterDaemon.runCoordinator": "enabled type config",
+    "dagsterDaemon.runCoordinator.config": "queuedRunCoordinator customRunCoordinator",
+    "dagsterDaemon.runCoordinator.config.queuedRunCoordinator": "dequeueIntervalSeconds dequeueNumWorkers "
+    "dequeueUseThreads maxConcurrentRuns tagConcurrencyLimits",
+    "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds maxResumeRunAttempts "
+    "pollIntervalSeconds freeSlotsAfterRunEndSeconds",
+    "dagsterDaemon.runRetries": "enabled maxRetries retryOnAssetOrOpFailure",
+    "concurrency": "enabled pools runs",
+    "concurrency.pools": "defaultLimit granularity opGranularityRunBuffer",
+    "concurrency.runs": "maxConcurrentRuns tagConcurrencyLimits",
+    "concurrency.runs.tagConcurrencyLimits": "key value limit",
+    "concurrency.runs.tagConcurrencyLimits.value": "applyLimitPerUniqueValue",
+    "retention": "enabled sensor schedule autoMaterialize",
+    **{f"retention.{kind}": "purgeAfterDays" for kind in ("sensor", "schedule")},
+    **{f"retention.{kind}.purgeAfterDays": "skipped success failure started" for kind in ("sensor", "schedule")},
+    "dagster-user-deployments": "enabled enableSubchart imagePullSecrets deployments",
+    "dagster-user-deployments.deployments": f"{POD} name port codeServerArgs dagsterApiGrpcArgs "
+    "includeConfigInLaunchedRuns",
+    "dagster-user-deployments.deployments.includeConfigInLaunchedRuns": "enabled",
+    "runLauncher": "type config",
+    "runLauncher.config": "celeryK8sRunLauncher k8sRunLauncher customRunLauncher",
+    "runLauncher.config.k8sRunLauncher": "image imagePullPolicy jobNamespace loadInclusterConfig kubeconfigFile "
+    "envConfigMaps envSecrets envVars volumeMounts volumes labels failPodOnRunFailure resources schedulerName "
+    "securityContext runK8sConfig",
+    "runLauncher.config.k8sRunLauncher.runK8sConfig": "containerConfig podSpecConfig podTemplateSpecMetadata "
+    "jobSpecConfig jobMetadata",
+    "computeLogManager": "type config",
+    "computeLogManager.config": "azureBlobComputeLogManager gcsComputeLogManager s3ComputeLogManager "
+    "customComputeLogManager",
+    "computeLogManager.config.s3ComputeLogManager": "bucket localDir prefix useSsl verify verifyCertPath endpointUrl "
+    "skipEmptyFiles uploadInterval uploadExtraArgs showUrlOnly region",
+}
+"""Names of keys in the schema of the chart dagster/dagster at 1.13, by where they stand."""
+COPIED = r"additionalInstanceConfig|.*\.(image|resources|labels|\w*[sS]ecurityContext|env\w+|volume\w*|\w+Config)"
+"""What the chart takes as it is, or Kubernetes' own: pods are held to its schema above."""
+
+
+def keys(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Where each key of the values stands, and the key; those of a list's members stand where the list does."""
+    for member in value if isinstance(value, list) else [value]:
+        for key, below in member.items() if isinstance(member, dict) else ():
+            yield where, key
+            place = f"{where}.{key}".lstrip(".")
+            if not re.fullmatch(COPIED, place) or place.endswith(".runK8sConfig"):
+                yield from keys(below, place)
+
+
 def test_every_key_of_the_values_is_one_of_the_charts() -> None:
-    """Names of the chart's own schema at 1.13; a value under a wrong name is passed over in silence."""
-    pod = {"image", "envSecrets", "envConfigMaps", "podSecurityContext", "securityContext", "resources", "labels"}
-    assert set(CHART) <= {
-        *("global", "generatePostgresqlPasswordSecret", "generateCeleryConfigSecret", "postgresql", "rabbitmq"),
-        *("redis", "dagsterWebserver", "dagsterDaemon", "concurrency", "retention", "additionalInstanceConfig"),
-        "dagster-user-deployments",
-        *("runLauncher", "computeLogManager", "telemetry", "serviceAccount"),
-    }
-    assert set(CHART["dagsterWebserver"]) <= pod | {"replicaCount"}
-    assert set(CHART["dagsterDaemon"]) <= pod | {"enabled", "runCoordinator", "runRetries", "runMonitoring"}
-    assert set(DEPLOYMENT) <= pod | {
-        *("name", "codeServerArgs", "port", "includeConfigInLaunchedRuns", "volumes", "volumeMounts")
-    }
-    launcher = {"imagePullPolicy", "loadInclusterConfig", "envSecrets", "envConfigMaps", "volumes", "volumeMounts"}
-    launcher |= {"failPodOnRunFailure", "runK8sConfig"}
-    assert set(CHART["runLauncher"]["config"]["k8sRunLauncher"]) <= launcher
+    """A value under a wrong name is passed over in silence, and the default stands."""
+    found = list(keys(CHART))
+    assert [f"{where}.{key}" for where, key in found if key not in KNOWN[where].split()] == []
+
+
+def test_a_misspelt_key_would_be_seen() -> None:
+    assert ("concurrency.pools", "limit") in set(keys({"concurrency": {"pools": {"limit": 1}}}))
+    assert "limit" not in KNOWN["concurrency.pools"].split()
+
+
+def test_the_chart_is_of_the_version_of_dagster() -> None:
+    text = (INFRA.parent / "docs" / "cluster.md").read_text() + (FOLDER / "dagster-values.yaml").read_text()
+    (chart,) = set(re.findall(r"dagster/dagster --version (\S+)", text))
+    assert chart in re.findall(r"(?m)^dagster==(\S+)", (INFRA.parent / "requirements.lock").read_text())
+    assert chart.startswith("1.13.")
