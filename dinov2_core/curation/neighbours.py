@@ -6,12 +6,15 @@ threads or device. What neighbours are used for does not belong here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
+import torch
 
 from dinov2_core.curation import search_faiss
 from dinov2_core.curation.search_exact import BlockSearch, Lowered, Precision, lowered_block, pool_blocks, use_bfloat16
@@ -69,11 +72,36 @@ class NeighbourSearch:
         """The neighbours of one block of queries after another; ``query`` counts from the first of all."""
         if not len(self.pool) or k < 1:
             return
-        size = min(self.block, 65535)
-        for start in range(0, len(queries), size):
-            some = rows_of(queries, start, min(start + size, len(queries)))
-            found = self._exact(some, k, threshold) if self.kind == "exact" else self._indexed(some, k, threshold)
-            yield Neighbours(found.query + start, found.pool, found.similarity)
+        # One half of a block is multiplied while what the other half nominated is sorted, which takes one thread.
+        abreast = 2 if self._on_threads and len(queries) > 1 else 1
+        size = max(min(self.block, 65535, len(queries)) // abreast, 1)
+        search = partial(self._some, queries, size, k, threshold)
+        starts = range(0, len(queries), size)
+        if abreast == 1:
+            yield from map(search, starts)
+            return
+        with ThreadPoolExecutor(abreast) as threads:
+            ahead = deque(threads.submit(search, start) for start in starts[:abreast])
+            for start in starts[abreast:]:
+                yield ahead.popleft().result()
+                ahead.append(threads.submit(search, start))
+            while ahead:
+                yield ahead.popleft().result()
+
+    @property
+    def _on_threads(self) -> bool:
+        # A pool that is rounded for every block of queries is better read by whole blocks.
+        return (
+            self.kind == "exact"
+            and self.device == "cpu"
+            and torch.get_num_threads() > 1
+            and self.rounded_bytes <= self.keep
+        )
+
+    def _some(self, queries: Rows, size: int, k: int, threshold: float, start: int) -> Neighbours:
+        some = rows_of(queries, start, min(start + size, len(queries)))
+        found = self._exact(some, k, threshold) if self.kind == "exact" else self._indexed(some, k, threshold)
+        return Neighbours(found.query + start, found.pool, found.similarity)
 
     def _exact(self, queries: np.ndarray, k: int, threshold: float) -> Neighbours:
         search = BlockSearch(queries, self.pool, k=k, threshold=threshold, precision=self.precision, device=self.device)

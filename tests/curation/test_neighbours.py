@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components as scipy_components
 
-from dinov2_core.curation import vectors
+from dinov2_core.curation import search_exact, vectors
 from dinov2_core.curation.components import UnionFind, connected_components
 from dinov2_core.curation.neighbours import NeighbourSearch
 
@@ -48,6 +49,37 @@ def test_block_size_changes_no_bit() -> None:
     results = [NeighbourSearch(pool, block).above(pool, 0.3, 9) for block in (64, 1000)]
     for name in ("query", "pool", "similarity"):
         assert np.array_equal(getattr(results[0], name), getattr(results[1], name))
+
+
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+@pytest.mark.parametrize("count", [1, 2, 500])
+def test_threads_change_no_bit(keep: int, count: int) -> None:
+    pool = points(500, 4, 64)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(NeighbourSearch(pool, 64, keep=keep).above(pool[:count], 0.3, 9))
+    finally:
+        torch.set_num_threads(before)
+    assert set(results[0].query) == set(range(count))
+    for name in ("query", "pool", "similarity"):
+        assert np.array_equal(getattr(results[0], name), getattr(results[1], name))
+
+
+def test_every_share_of_scores_is_looked_at() -> None:
+    scores = torch.from_numpy(np.random.default_rng(0).integers(-900, 900, (1000, 64)).astype(np.int16))
+    limit = np.random.default_rng(1).integers(500, 900, 1000).astype(np.int16)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        rows, columns, values = search_exact._over(scores, limit)
+    finally:
+        torch.set_num_threads(before)
+    expected = np.nonzero(scores.numpy() >= limit[:, None])
+    assert np.array_equal(rows, expected[0])
+    assert np.array_equal(columns, expected[1])
+    assert np.array_equal(values, scores.numpy()[expected])
 
 
 def test_nothing_has_no_neighbours() -> None:
