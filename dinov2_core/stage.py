@@ -13,9 +13,12 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -139,6 +142,12 @@ class StageRun:
         """A path for what only this run reads (checkpoints, done-markers); removed once the manifest is written."""
         return f"{self.folder}/.progress/{self.fingerprint[:16]}/{name}"
 
+    def local_scratch(self, name: str) -> Path:
+        """The same as a folder on this machine's disk, which a second try on this machine finds again."""
+        if self.store.local:
+            return Path(self.store.full(self.scratch(name)))
+        return _local_progress(self) / name
+
     def map(
         self,
         function: ShardFunction,
@@ -182,6 +191,11 @@ class StageRun:
         summaries = [done[key] for key in keys]
         self.files += [FileRecord(**f) for s in summaries for f in s.get("files", [])]
         return summaries
+
+
+def _local_progress(run: StageRun) -> Path:
+    """Where a run keeps what needs a folder while its data root is none."""
+    return Path(tempfile.gettempdir()) / "dinov2-scratch" / config.digest([run.store.root, run.scratch("")])
 
 
 @dataclass(frozen=True)
@@ -288,6 +302,7 @@ def materialise(
         )
         manifest.write(store, made)
         store.delete(f"{run.folder}/.progress")
+        shutil.rmtree(_local_progress(run), ignore_errors=True)
         return Materialised(made, True, time.monotonic() - started)
 
 

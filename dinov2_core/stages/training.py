@@ -25,6 +25,7 @@ from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
 from dinov2_core.stage import StageRun
 from dinov2_core.storage import Store
+from dinov2_core.stored_checkpoints import StoredCheckpoints
 from dinov2_core.tracker import TellsTrainingsApart, Tracker
 from dinov2_core.train import checkpoint
 from dinov2_core.train.loader import LoaderConfig
@@ -56,6 +57,8 @@ def train_on(
 ) -> tuple[Trained, dict[str, int]]:
     """Train on the images at ``rows``, resuming from the run's scratch folder: ``(result, counts)``.
 
+    On an object store checkpoints are written to this machine's disk and copied to the scratch folder from there.
+
     Images are taken in order of id, each once, whatever the order of the rows.
 
     Args:
@@ -64,7 +67,7 @@ def train_on(
         part: the folder of this training's checkpoints, where a stage has several trainings.
         tracked_as: the name under which this training is tracked below the stage's; empty where it is the stage's own.
     """
-    folder = _checkpoint_folder(run, part)
+    folder = run.local_scratch(part)
     tracking: AbstractContextManager[Tracker] = nullcontext(run.tracker)
     if isinstance(run.tracker, TellsTrainingsApart):
         tracking = run.tracker.begin(tracked_as, config.to_plain(recipe), folder)
@@ -87,6 +90,7 @@ def train_on(
                 tracker=tracker,
                 folder=folder,
                 checkpoint_every=checkpoint_every,
+                copies=None if run.store.local else StoredCheckpoints(run.store, run.scratch(part)),
                 log_every=log_every,
                 label=run.where,
             )
@@ -102,14 +106,6 @@ def _each_once(rows: pa.Table) -> pa.Table:
     first = np.ones(len(ids), dtype=bool)
     first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
     return ordered.filter(first)
-
-
-def _checkpoint_folder(run: StageRun, part: str) -> Path:
-    path = run.scratch(part)
-    if run.store.local:
-        return Path(run.store.full(path))
-    # On an object store checkpoints stay on this machine, under a name that a second try finds again.
-    return Path(tempfile.gettempdir()) / "dinov2-checkpoints" / config.digest([run.store.root, path])
 
 
 def write_backbone(run: StageRun, stem: str, backbone: nn.Module, recipe: Recipe) -> None:

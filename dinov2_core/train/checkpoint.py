@@ -3,7 +3,8 @@
 The file is safetensors, written atomically, equal bytes for equal states. The folder is torch's distributed checkpoint:
 every process writes its shards while training goes on (``sharded_save``), and any number of processes reads them. It
 gets its name ``step-…`` when all is written, so what a killed process leaves is never taken for a checkpoint. Neither
-holds a pickle: one from elsewhere can be wrong, but it runs no code.
+holds a pickle: one from elsewhere can be wrong, but it runs no code. Folders may have copies elsewhere
+(``checkpoint_copies``), for machines whose disk may be lost.
 
 Batches and random draws are functions of (seed, step), so the step is all that a resumed run needs of them.
 """
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +33,13 @@ from torch.distributed.tensor import DTensor
 from dinov2_core.errors import DamagedDataError
 from dinov2_core.losses.distributed import world_size
 from dinov2_core.train import sharded_save
+from dinov2_core.train.checkpoint_copies import Copies, Sender
 from dinov2_core.train.objective import Objective
 
-_NOTE = "note.json"
+NOTE = "note.json"
+"""In a checkpoint's folder, written last: what the training noted, and the size of each file."""
+COPY_BYTES = 16 << 20
+"""What is read at a time where a checkpoint is copied."""
 _STEP = re.compile(r"step-(\d{8})")
 
 
@@ -92,7 +98,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 class Folder:
     """The checkpoints of a run, one written at a time. Of processes that train together, all must call each method.
 
-    As a context it lets a writing that has begun end, also where the training fails.
+    As a context it lets a writing and a sending that have begun end, also where the training fails.
     """
 
     path: Path
@@ -100,6 +106,9 @@ class Folder:
     """the newest that stay"""
     keep_every: int = 0
     """steps; multiples of it stay for good"""
+    copies: Copies | None = None
+    """where each checkpoint is copied to by the first process, and fetched from where it is newer than those here"""
+    _sender: Sender | None = field(default=None, init=False)
     _writing: Future[None] | None = field(default=None, init=False)
     _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
 
@@ -109,6 +118,10 @@ class Folder:
     def __exit__(self, *_: object) -> None:
         # No collectives here: on the way out of a failure the others may be elsewhere.
         self._executor.shutdown(wait=True)
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+            prune(self.path, self.keep, self.keep_every)
 
     def save(self, tensors: dict[str, Tensor], step: int, note: dict[str, Any]) -> None:
         """Copy ``tensors`` and begin to write them as the checkpoint after ``step`` steps.
@@ -133,7 +146,15 @@ class Folder:
             _meet()
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
+        """The newest whole checkpoint, fetched where a copy is newer than those here; all processes wait for that.
+
+        Raises:
+            UserError: where copies are kept cannot be reached.
+        """
+        if self.copies is not None:
+            if _first():
+                _fetch(self.copies, self.path)
+            _meet()
         return latest(self.path)
 
     def load(self, path: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
@@ -161,13 +182,19 @@ class Folder:
     def _publish(self, temporary: Path, step: int, note: dict[str, Any]) -> None:
         final = step_path(self.path, step)
         sizes = {p.name: p.stat().st_size for p in sorted(temporary.iterdir())}
-        with open(temporary / _NOTE, "w") as f:
+        with open(temporary / NOTE, "w") as f:
             json.dump({"files": sizes, "note": note}, f, sort_keys=True)
             f.flush()
             os.fsync(f.fileno())
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        prune(self.path, self.keep, self.keep_every)
+        if self.copies is not None:
+            if self._sender is None:
+                self._sender = Sender(self.copies, lambda names: kept(names, self.keep, self.keep_every))
+            self._sender.offer(final)
+        # Asked for after the offer: whatever is taken up from now on is this one.
+        busy = self._sender.busy if self._sender is not None else None
+        prune(self.path, self.keep, self.keep_every, spare=[busy.name] if busy is not None else [])
 
 
 def step_path(folder: Path, step: int) -> Path:
@@ -183,7 +210,7 @@ def latest(folder: Path) -> Path | None:
 def is_whole(path: Path) -> bool:
     """Whether every file of a checkpoint is there at the size it was written with."""
     try:
-        sizes = json.loads((path / _NOTE).read_text())["files"]
+        sizes = json.loads((path / NOTE).read_text())["files"]
         return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -191,19 +218,43 @@ def is_whole(path: Path) -> bool:
 
 def read_note(path: Path) -> dict[str, Any]:
     """The note that a checkpoint was saved with."""
-    note: dict[str, Any] = json.loads((path / _NOTE).read_text())["note"]
+    note: dict[str, Any] = json.loads((path / NOTE).read_text())["note"]
     return note
 
 
-def prune(folder: Path, keep: int, keep_every: int = 0) -> None:
-    """Remove all but the newest ``keep`` checkpoints and those at multiples of ``keep_every`` steps."""
-    for path in _found(folder)[:-keep]:
-        if not keep_every or int(path.name.split("-")[1]) % keep_every:
-            shutil.rmtree(path, ignore_errors=True)
+def prune(folder: Path, keep: int, keep_every: int = 0, spare: Collection[str] = ()) -> None:
+    """Remove all checkpoints but those that are :func:`kept`, and those named by ``spare``."""
+    names = [path.name for path in _found(folder)]
+    for name in set(names) - kept(names, keep, keep_every) - set(spare):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def kept(names: list[str], keep: int, keep_every: int = 0) -> set[str]:
+    """Of checkpoints' names, oldest first, the newest ``keep`` and those at multiples of ``keep_every`` steps."""
+    return {*names[-keep:], *(name for name in names if keep_every and int(name.split("-")[1]) % keep_every == 0)}
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder of this name would be a checkpoint."""
+    return _STEP.fullmatch(name) is not None
+
+
+def _fetch(copies: Copies, folder: Path) -> None:
+    """Bring the newest whole copy if it is newer than what the folder has."""
+    here = latest(folder)
+    newer = [name for name in copies.names() if here is None or name > here.name]
+    if not newer:
+        return
+    temporary = folder / f".tmp-{newer[-1]}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    copies.get(newer[-1], temporary)
+    shutil.rmtree(folder / newer[-1], ignore_errors=True)
+    os.replace(temporary, folder / newer[-1])
 
 
 def _found(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if _STEP.fullmatch(path.name))
+    return sorted(path for path in folder.glob("step-*") if is_name(path.name))
 
 
 def _first() -> bool:

@@ -23,6 +23,7 @@ from dinov2_core.losses.distributed import sum_over_ranks, world_size
 from dinov2_core.progress import Progress
 from dinov2_core.train import checkpoint, param_groups, schedules
 from dinov2_core.train.batches import step_seed
+from dinov2_core.train.checkpoint_copies import Copies
 from dinov2_core.train.host_memory import keep_freed_memory
 from dinov2_core.train.metrics import CLOCKED, Meter, diagnostics
 from dinov2_core.train.objective import Batch, Objective
@@ -70,11 +71,12 @@ def train(
     checkpoint_every: int = 100,
     keep: int = 2,
     keep_every: int = 0,
+    copies: Copies | None = None,
     data: str = "",
     log_every: int = 10,
     label: str = "training",
 ) -> Trained:
-    """Train ``recipe`` to its last step, from the newest checkpoint in ``folder`` if there is one.
+    """Train ``recipe`` to its last step, from the newest checkpoint in ``folder`` or of its copies if there is one.
 
     The same recipe, batches, processes and thread count give the same bits, interrupted or not. With a process group
     (``launch.joined``) all its processes train together, each on its rows of the batch.
@@ -86,6 +88,7 @@ def train(
         tracker: is given (step, metrics) every ``log_every`` steps by the first process; must not raise.
         folder: where checkpoints are; shared by all processes. Only with one can a run be asked to end.
         keep, keep_every: the newest checkpoints that stay, and the multiples of steps that stay for good.
+        copies: where checkpoints are copied to beside the training, and come back from where ``folder`` was lost.
         data: what names the data, such as a manifest's hash; a checkpoint of other data is refused.
 
     Raises:
@@ -96,7 +99,7 @@ def train(
     device, world = torch.device(device), world_size()
     first = world == 1 or dist.get_rank() == 0
     result = _start(recipe, teacher, initial, efficiency, device)
-    folders = checkpoint.Folder(folder, keep, keep_every) if folder is not None else None
+    folders = checkpoint.Folder(folder, keep, keep_every, copies) if folder is not None else None
     start = _resume(result, recipe, folders, data)
     plan, meter = schedules.of(recipe), Meter(recipe, device, world)
     with Progress(label, recipe.steps) as progress, Preemption() as preemption, folders or nullcontext():
