@@ -158,7 +158,14 @@ def _brought_up_to_date(
     params = spec.load_params(lake.params(spec.name))
     with watch(context, tracking, lake, spec, params) if watch else nullcontext(None) as tracker:
         return stage.materialise(
-            lake.store(), spec, partition, params, shard_map=engine.shard_map(), tracker=tracker, verify=verify
+            lake.store(),
+            spec,
+            partition,
+            params,
+            shard_map=engine.shard_map(),
+            launcher=engine.launcher() if watch else None,
+            tracker=tracker,
+            verify=verify,
         )
 
 

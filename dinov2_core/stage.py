@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from dinov2_core import config, manifest, tables
 from dinov2_core.errors import DamagedDataError, UserError
+from dinov2_core.launcher import InProcess, Launcher
 from dinov2_core.locks import partition_lock
 from dinov2_core.manifest import WHOLE, Manifest
 from dinov2_core.progress import Progress
@@ -90,6 +91,7 @@ class StageRun:
     upstream: Mapping[str, Manifest]
     shard_map: ShardMap
     tracker: Tracker
+    launcher: Launcher = field(default_factory=InProcess)
     files: list[FileRecord] = field(default_factory=list)
 
     @property
@@ -258,6 +260,7 @@ def materialise(
     params: Mapping[str, Any] | Any = None,
     *,
     shard_map: ShardMap | None = None,
+    launcher: Launcher | None = None,
     tracker: Tracker | None = None,
     force: bool = False,
     verify: bool = False,
@@ -268,6 +271,7 @@ def materialise(
 
     Args:
         params: the stage's settings, a mapping or its params dataclass.
+        launcher: starts the processes of a training; this one alone where left out.
         force: compute even where up to date.
         verify: trust no file that is there: what does not have the size and checksum of its manifest is made again.
     """
@@ -287,6 +291,7 @@ def materialise(
             upstream=upstream,
             shard_map=shard_map or InlineShardMap(),
             tracker=tracker or (lambda step, metrics: None),
+            launcher=launcher or InProcess(),
         )
         counts = load(spec.run)(run)
         names = {f.path: f for f in run.files}

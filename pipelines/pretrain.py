@@ -14,7 +14,8 @@ from typing import Any
 
 from dinov2_core.commands import pretrain
 from dinov2_core.errors import UserError
-from pipelines.launchers.launcher import InProcess, Launcher, Torchrun
+from dinov2_core.launcher import InProcess, Launcher
+from pipelines.launchers.launcher import Torchrun
 from pipelines.launchers.ray_train import RayTrain
 
 
@@ -25,8 +26,16 @@ def train(request: Any) -> dict[str, Any] | None:
     return pretrain(request)
 
 
-def launcher_of(processes: str, ray: str = "", gpus: float = 0.0, cpus: float = 1.0, restarts: int = 3) -> Launcher:
-    """The launcher for ``N`` processes, or on a cluster for ``FEWEST:MOST``.
+def launcher_of(
+    processes: str,
+    ray: str = "",
+    gpus: float = 0.0,
+    cpus: float = 1.0,
+    restarts: int = 3,
+    *,
+    where: str = "--processes",
+) -> Launcher:
+    """The launcher for ``N`` processes, or on a cluster for ``FEWEST:MOST``; ``where``: the setting's name.
 
     Raises:
         UserError: not a number of processes.
@@ -36,8 +45,8 @@ def launcher_of(processes: str, ray: str = "", gpus: float = 0.0, cpus: float = 
     except ValueError:
         fewest = most = 0
     if not 1 <= fewest <= most or (fewest < most and not ray):
-        todo = "give N; with --ray also FEWEST:MOST"
-        raise UserError(f"'{processes}' is no number of processes", where="--processes", todo=todo)
+        todo = "give N; on a Ray cluster also FEWEST:MOST"
+        raise UserError(f"'{processes}' is no number of processes", where=where, todo=todo)
     if ray:
         return RayTrain(fewest if fewest == most else (fewest, most), ray, cpus, gpus, restarts)
     return InProcess() if most == 1 else Torchrun(most, restarts)

@@ -20,10 +20,12 @@ from torch import nn
 from dinov2_core import config, tables
 from dinov2_core.errors import UserError
 from dinov2_core.images.index import index_table
+from dinov2_core.launcher import InProcess
 from dinov2_core.model import weights
 from dinov2_core.model.preprocessing import Preprocessing
 from dinov2_core.model.vision_transformer import VisionTransformer
 from dinov2_core.stage import StageRun
+from dinov2_core.stages import training_processes
 from dinov2_core.storage import Store
 from dinov2_core.stored_checkpoints import StoredCheckpoints
 from dinov2_core.tracker import TellsTrainingsApart, Tracker
@@ -57,6 +59,8 @@ def train_on(
 ) -> tuple[Trained, dict[str, int]]:
     """Train on the images at ``rows``, resuming from the run's scratch folder: ``(result, counts)``.
 
+    In this process, or in several where the run's launcher starts more (``training_processes``).
+
     On an object store checkpoints are written to this machine's disk and copied to the scratch folder from there.
 
     Images are taken in order of id, each once, whatever the order of the rows.
@@ -71,6 +75,23 @@ def train_on(
     tracking: AbstractContextManager[Tracker] = nullcontext(run.tracker)
     if isinstance(run.tracker, TellsTrainingsApart):
         tracking = run.tracker.begin(tracked_as, config.to_plain(recipe), folder)
+    if not isinstance(run.launcher, InProcess):
+        work = training_processes.Work(
+            root=run.store.root,
+            scratch=run.scratch(part),
+            folder=folder,
+            recipe=recipe,
+            prepared_size=prepared_size,
+            checkpoint_every=checkpoint_every,
+            log_every=log_every,
+            workers=workers,
+            efficiency=efficiency,
+            teacher=teacher,
+            initial=initial,
+            where=run.where,
+        )
+        with tracking as tracker:
+            return training_processes.train_together(run, work, _each_once(rows), tracker)
     with tempfile.TemporaryDirectory() as index, tracking as tracker:
         data = open_data(
             index_table(Path(index), run.store, _each_once(rows)),

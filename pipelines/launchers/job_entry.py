@@ -53,13 +53,15 @@ def materialise(request: Request) -> Result:
         lake = SimpleNamespace(store=lambda: store)
         run: Any = SimpleNamespace(run_id=request.run_id)
         tracking = tracked(run, Tracking.from_environment(), lake, spec, params)
+    engine = Engine.from_environment()
     with tracking as tracker:
         made = stage.materialise(
             store,
             spec,
             request.partition,
             params,
-            shard_map=Engine.from_environment().shard_map(),
+            shard_map=engine.shard_map(),
+            launcher=engine.launcher(),
             tracker=tracker,
             verify=request.verify,
         )

@@ -1,9 +1,9 @@
-"""Starting the processes that train together: this one, or several of this machine by torchrun's agent.
+"""Starting several processes of this machine that train together, by torchrun's agent.
 
-A launcher calls one function with one argument in every process and returns what the first of them returned. The
-processes find each other by ``train.launch.joined``, whoever started them, so recipe and checkpoints are the same. A
-process that is lost ends the others; all start again, and the training goes on from its last checkpoint. Several
-machines are in ``ray_train``.
+What a launcher is stands in ``dinov2_core/launcher.py``, with the one for this process alone. The processes find each
+other by ``train.launch.joined``, whoever started them, so recipe and checkpoints are the same. A process that is lost
+ends the others; all start again, and the training goes on from its last checkpoint. Several machines are in
+``ray_train``.
 """
 
 from __future__ import annotations
@@ -11,39 +11,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from dinov2_core import errors
 from dinov2_core.errors import UserError
+from dinov2_core.launcher import Function
 
-Function = Callable[[Any], Any]
 _ERROR = "error.json"
-
-
-class Launcher(Protocol):
-    """Anything that can run a training's processes."""
-
-    def run(self, function: Function, argument: Any) -> Any:
-        """What ``function(argument)`` returned in the first process; it is called in all of them.
-
-        Both must be picklable: a function of a module, plain values.
-
-        Raises:
-            UserError: whatever a person can mend, from any of the processes; or processes that died too often.
-            Preempted: the training was asked to end and has saved its state.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class InProcess:
-    """This process alone."""
-
-    def run(self, function: Function, argument: Any) -> Any:
-        return function(argument)
 
 
 @dataclass(frozen=True)
@@ -52,6 +28,7 @@ class Torchrun:
 
     processes: int
     restarts: int = 3
+    one_machine: ClassVar[bool] = True
 
     def run(self, function: Function, argument: Any) -> Any:
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs

@@ -7,11 +7,12 @@ import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dinov2_core.errors import UserError
+from dinov2_core.launcher import Function
 from pipelines.engines import ray_pool, ray_worker
-from pipelines.launchers.launcher import Function, died
+from pipelines.launchers.launcher import died
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RayTrain:
     cpus: float = 1.0
     gpus: float = 0.0
     restarts: int = 3
+    one_machine: ClassVar[bool] = False
 
     def run(self, function: Function, argument: Any) -> Any:
         # Read where Ray Train is first imported.

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dinov2_core.launcher import InProcess, Launcher
 from dinov2_core.shard_map import InlineShardMap, ProcessShardMap, ShardMap
 from dinov2_core.stage import Materialised
 
@@ -20,6 +21,8 @@ class Engine(dg.ConfigurableResource):
             machines; ``http://HOST:8265`` has each stage run there as a job.
         retries: how often a shard is tried again whose worker died or that raised; clusters only.
         job_folder, job_python: of jobs: where the checkout is on the cluster's machines, and the interpreter.
+        train_processes: how many processes a stage's training is shared by: on this machine, or on the cluster that
+            ``address`` joins, there also ``FEWEST:MOST``. ``train_gpus``, ``train_cpus``: of each there.
         job_cpus, job_gpus: what a job's own process asks for; GPUs for stages that train only.
     """
 
@@ -30,15 +33,22 @@ class Engine(dg.ConfigurableResource):
     job_python: str = "python"
     job_cpus: float = 1.0
     job_gpus: float = 0.0
+    train_processes: str = "1"
+    train_gpus: float = 0.0
+    train_cpus: float = 1.0
 
     @classmethod
     def from_environment(cls) -> Engine:
-        """``DINOV2_WORKERS``, ``RAY_ADDRESS``, ``DINOV2_JOB_FOLDER`` and ``DINOV2_JOB_GPUS`` over the defaults."""
+        """``RAY_ADDRESS`` and ``DINOV2_`` with ``WORKERS``, ``JOB_FOLDER``, ``JOB_GPUS``, ``TRAIN_PROCESSES``,
+        ``TRAIN_GPUS`` or ``TRAIN_CPUS`` over the defaults."""
         return cls(
             workers=int(os.environ.get("DINOV2_WORKERS", "0")),
             address=os.environ.get("RAY_ADDRESS", ""),
             job_folder=os.environ.get("DINOV2_JOB_FOLDER", ""),
             job_gpus=float(os.environ.get("DINOV2_JOB_GPUS", "0")),
+            train_processes=os.environ.get("DINOV2_TRAIN_PROCESSES", "1"),
+            train_gpus=float(os.environ.get("DINOV2_TRAIN_GPUS", "0")),
+            train_cpus=float(os.environ.get("DINOV2_TRAIN_CPUS", "1")),
         )
 
     @property
@@ -54,6 +64,21 @@ class Engine(dg.ConfigurableResource):
         from pipelines.engines.ray_shard_map import RayShardMap
 
         return RayShardMap(self.address, self.workers, self.retries)
+
+    def launcher(self) -> Launcher:
+        """Who starts the processes of a stage's training: this one alone unless told otherwise.
+
+        Raises:
+            UserError: the setting is no number of processes.
+        """
+        if self.train_processes == "1":
+            return InProcess()
+        from pipelines.pretrain import launcher_of
+
+        address = "" if self.by_jobs else self.address
+        return launcher_of(
+            self.train_processes, address, self.train_gpus, self.train_cpus, where="DINOV2_TRAIN_PROCESSES"
+        )
 
     def submit(
         self, lake: Any, stage: str, partition: str, *, verify: bool = False, tracked: bool = False, run_id: str = ""

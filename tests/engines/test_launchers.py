@@ -13,12 +13,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from dinov2_core.errors import UserError
+from dinov2_core.launcher import InProcess, Launcher
 from dinov2_core.train.preemption import Preempted
-from pipelines.launchers.launcher import InProcess, Launcher, Torchrun
+from pipelines.launchers.launcher import Torchrun
 from pipelines.launchers.ray_train import RayTrain
 from pipelines.pretrain import launcher_of, main
 from tests.commands.test_pretrain import folder
 from tests.engines import trainings
+from tests.stages import together
 
 pytestmark = pytest.mark.slow
 Make = Callable[[], Launcher]
@@ -67,6 +69,13 @@ def test_processes_on_two_nodes_give_the_bits_and_files_of_torchrun(
     assert made["process"] == ("0", "2")
     assert names(tmp_path / "out") == names(torchrun)
     assert same_bits(tmp_path / "out", torchrun)
+
+
+def test_a_stage_trains_on_two_nodes_as_by_torchrun(cluster: Any, tmp_path: Path) -> None:
+    _, there, told = together.pretrained(tmp_path / "ray", RayTrain(2, cluster.address))
+    _, here, also = together.pretrained(tmp_path / "torchrun", Torchrun(2))
+    assert there.to_json() == here.to_json()
+    assert [step for step, _ in told] == [step for step, _ in also]
 
 
 @pytest.mark.cluster
