@@ -18,7 +18,7 @@ from typing import Any
 import fsspec
 
 from dinov2_core import stage, tables
-from dinov2_core.curation.crawl import pages
+from dinov2_core.curation.crawl import pages, sitemaps
 from dinov2_core.curation.crawl.fetch import Fetcher, Limits, Outcome, Politeness, classify
 from dinov2_core.curation.crawl.opt_out import DIRECTIVES
 from dinov2_core.curation.crawl.pages import Reference
@@ -177,6 +177,7 @@ class _Crawl:
         )
         async with fetcher:
             await self._round("listed", self.plan.listed, fetcher, listed=True)
+            await self._follow(fetcher)
             for reference in dict.fromkeys(self.plan.listed):
                 result = self.results.get(reference.url, {})
                 if result.get("kind") == "page":
@@ -186,6 +187,19 @@ class _Crawl:
                     self.plan.references += [Reference(*found) for found in result["found"]]
                     self.plan.problems += [(reference.url, "refused", reason) for reason in result["problems"]]
             await self._round("images", self.plan.references, fetcher, listed=False)
+
+    async def _follow(self, fetcher: Fetcher) -> None:
+        """Fetch what the site maps among the listed URLs list, maps of maps to ``sitemaps.DEPTH``."""
+        for level in range(sitemaps.DEPTH):
+            named = [url for r in self.plan.listed for url in self.results.get(r.url, {}).get("listed", ())]
+            new = [Reference(url, "") for url in dict.fromkeys(named) if url not in self.results]
+            if not new:
+                return
+            self.plan.listed += new
+            await self._round(f"listed-by-maps-{level}", new, fetcher, listed=True)
+        for reference in dict.fromkeys(new):
+            if self.results.get(reference.url, {}).get("listed"):
+                self.plan.problems.append((reference.url, "refused", "site maps nested too deeply"))
 
     async def _round(self, name: str, references: Sequence[Reference], fetcher: Fetcher, *, listed: bool) -> None:
         """Fetch each URL that is not known yet, once, in chunks."""
@@ -246,6 +260,8 @@ class _Crawl:
                     part.add_page(text, outcome.url or url, limit=self.params.page_limit, opted_out=outcome.opted_out)
                     found = {"found": part.references, "problems": [p[2] for p in part.problems]}
                     results.append({"kind": "page", "repeated": part.repeated, "beyond": part.beyond, **found})
+                elif outcome.kind == "sitemap":
+                    results.append(self._sitemap(outcome.data))
                 elif outcome.probe is None:
                     results.append({"status": outcome.kind, "reason": outcome.reason})
                 else:
@@ -258,6 +274,17 @@ class _Crawl:
         for result in results:
             result.update(writer.locations.get(result.get("image_id", ""), {}))
         return {"results": results, "files": [asdict(f) for f in writer.files]}
+
+    def _sitemap(self, data: bytes) -> Result:
+        try:
+            return {
+                "kind": "sitemap",
+                "listed": sitemaps.locations(data, max_bytes=self.params.limits.max_bytes),
+            }
+        except sitemaps.UnsafeSitemapError:
+            return {"status": "refused", "reason": "unsafe sitemap"}
+        except ValueError:
+            return {"status": "failed", "reason": "damaged source"}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a reference, in the order of the sources; the first of equal images is the one stored."""
@@ -272,9 +299,10 @@ class _Crawl:
                 rows.append({**about, "status": "refused", "reason": reference.refused})
                 continue
             result = self.results[reference.url]
-            if result.get("kind") == "page":
+            if "kind" in result:
                 if number >= len(self.plan.listed):
-                    rows.append({**about, "status": "refused", "reason": "html"})
+                    reason = "html" if result["kind"] == "page" else "not an image"
+                    rows.append({**about, "status": "refused", "reason": reason})
                 continue
             row = {**about, **result}
             name = result.get("image_id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import io
 import random
@@ -37,7 +38,7 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
-        self.pages: dict[str, str] = {}
+        self.pages: dict[str, str | bytes] = {}
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -48,7 +49,8 @@ class Server:
         self.asked[request.path] += 1
         await asyncio.sleep(random.random() * 0.02)
         if request.path in self.pages:
-            return web.Response(text=self.pages[request.path], content_type="text/html")
+            page = self.pages[request.path]
+            return web.Response(body=page.encode() if isinstance(page, str) else page, content_type="text/html")
         name = request.path.strip("/").removesuffix(".png")
         return web.Response(body=png(int(name) % 100)) if name.isdigit() else web.Response(status=404)
 
@@ -254,3 +256,32 @@ def test_settings_are_checked() -> None:
         registry.get("raw_crawl").load_params({"blocklist": []})
     with pytest.raises(ConfigError, match="needs 'address:port'"):
         registry.get("raw_crawl").load_params({"hosts": {"*": "127.0.0.1"}})
+
+
+def test_site_maps_are_followed_wherever_they_are_listed(store: Store, server: Server) -> None:
+    """A map of maps, gzipped or not, that names itself too, and one that is a bomb."""
+    server.pages["/index.xml"] = (
+        "<?xml version='1.0'?><sitemapindex xmlns='http://sitemaps.example/0.9'>"
+        "<sitemap><loc>http://a.example/more.xml.gz</loc></sitemap><sitemap><loc>http://a.example/index.xml</loc></sitemap>"
+        "<sitemap><loc>http://a.example/bomb.xml</loc></sitemap></sitemapindex>"
+    )
+    more = "".join(f"<url><loc>http://a.example/{name}</loc></url>" for name in ("page.html", "5.png"))
+    server.pages["/more.xml.gz"] = gzip.compress(f"<urlset>{more}</urlset>".encode())
+    server.pages["/bomb.xml"] = '<!DOCTYPE x [<!ENTITY a "aa">]><urlset><url><loc>&a;</loc></url></urlset>'
+    server.pages["/page.html"] = images([3])
+    put(store, "b1/a.txt", "http://a.example/index.xml\n")
+    found = rows(store, crawl(store, server))
+    assert [(r["url"], r["status"], r["reason"]) for r in found] == [
+        ("http://a.example/bomb.xml", "refused", "unsafe sitemap"),
+        ("http://a.example/5.png", "stored", ""),
+        ("http://pic.example/3.png", "stored", ""),
+    ]
+    assert max(server.asked.values()) == 1
+
+
+def test_site_maps_nested_without_end_are_left(store: Store, server: Server) -> None:
+    for level in range(9):
+        server.pages[f"/{level}.xml"] = f"<urlset><url><loc>http://a.example/{level + 1}.xml</loc></url></urlset>"
+    put(store, "b1/a.txt", "http://a.example/0.xml\n")
+    (row,) = rows(store, crawl(store, server))
+    assert (row["url"], row["reason"]) == ("http://a.example/3.xml", "site maps nested too deeply")

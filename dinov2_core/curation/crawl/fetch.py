@@ -23,6 +23,7 @@ from dinov2_core.curation.crawl.addresses import PrivateAddressError, PublicReso
 from dinov2_core.curation.crawl.opt_out import DIRECTIVES, Robots, directives
 from dinov2_core.curation.crawl.pages import PAGE_OPT_OUT
 from dinov2_core.curation.crawl.rules import UrlRules
+from dinov2_core.curation.crawl.sitemaps import is_sitemap
 from dinov2_core.images.decode import MAX_PIXELS, Probe, probe
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -57,9 +58,9 @@ class Politeness:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one URL. ``data`` of an image or a page; ``reason`` otherwise."""
+    """What became of one URL. ``data`` of an image, a page or a site map; ``reason`` otherwise."""
 
-    kind: Literal["image", "page", "refused", "failed"]
+    kind: Literal["image", "page", "sitemap", "refused", "failed"]
     reason: str = ""
     data: bytes = b""
     probe: Probe | None = None
@@ -140,7 +141,7 @@ class Fetcher:
         await self._session.close()
 
     async def fetch(self, url: str, *, page: bool = False) -> Outcome:
-        """Fetch an image, or where ``page``, an image or an HTML page.
+        """Fetch an image, or where ``page``, an image, an HTML page or a site map.
 
         Each redirect is checked like a URL of its own, so none leads to a blocked domain or a private address.
         """
@@ -208,6 +209,8 @@ class Fetcher:
                     return Outcome("refused", "opted out")
                 limit = max(self.limits.max_bytes, self.limits.max_page_bytes if page else 0)
                 data = await _body(response, limit)
+                if page and is_sitemap(data):
+                    return Outcome("sitemap", data=data, url=url)
                 outcome = classify(data, self.limits, page=page, html="html" in response.content_type)
                 if outcome.kind == "image" and said.intersection(self.opt_out):
                     return Outcome("refused", "opted out")

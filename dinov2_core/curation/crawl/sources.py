@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from xml.etree import ElementTree
 
 import fsspec
 import pyarrow.parquet as pq
@@ -18,13 +16,14 @@ import pyarrow.parquet as pq
 from dinov2_core.curation.crawl import archives, pages
 from dinov2_core.curation.crawl.fetch import Limits, classify
 from dinov2_core.curation.crawl.pages import Reference
+from dinov2_core.curation.crawl.sitemaps import UnsafeSitemapError, locations
 from dinov2_core.errors import UserError
 from dinov2_core.images.sets import IMAGE_SUFFIXES, printable
 
 ARCHIVES = (".warc", ".warc.gz", ".warc.zst")
 PAGES = (".html", ".htm")
 LISTS = (".txt", ".csv", ".parquet")
-SITEMAPS = (".xml",)
+SITEMAPS = (".xml", ".xml.gz")
 URL_COLUMNS = ("url", "image_url", "page_url", "loc")
 WHOLE_FILE = -1
 
@@ -84,7 +83,7 @@ class Reader:
                 continue
             try:
                 kind(plan, name)
-            except (OSError, ValueError, ElementTree.ParseError) as error:
+            except (OSError, ValueError) as error:
                 # Half an archive is still half an archive; what was read of it stays.
                 plan.problems.append((printable(name), "failed", "damaged source"))
                 if isinstance(error, PermissionError):
@@ -161,13 +160,10 @@ class Reader:
     def _sitemap(self, plan: Plan, name: str) -> None:
         with self.fs.open(f"{self.base}/{name}", "rb") as f:
             data = f.read(self.limits.max_bytes + 1)
-        # Entities are how XML becomes a bomb; sitemaps need none of their own.
-        if len(data) > self.limits.max_bytes or re.search(rb"<!ENTITY", data, re.IGNORECASE):
+        try:
+            plan.listed += [Reference(url, "") for url in locations(data, max_bytes=self.limits.max_bytes)]
+        except UnsafeSitemapError:
             plan.problems.append((name, "refused", "unsafe sitemap"))
-            return
-        for node in ElementTree.fromstring(data).iter():  # noqa: S314 - entities are refused above
-            if str(node.tag).rsplit("}", 1)[-1] == "loc" and node.text:
-                plan.listed.append(Reference(node.text.strip(), ""))
 
     def _image(self, plan: Plan, name: str) -> None:
         plan.held[printable(name)] = Held(name, WHOLE_FILE)
