@@ -7,6 +7,7 @@ hashes, models) does not belong here, nor does fetching.
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
 _FOREIGN = (b"8BPS", b"%PDF", b"\0\0\1\0", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"\x1aE\xdf\xa3", b"FLV")
 
+# What Pillow logs of a damaged file is in its reason.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Pillow warns about sizes (our own check answers for them) and about broken metadata (which changes no pixel).
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 _LABEL_SUFFIXES = (".cls", ".txt")
 _BYTES_COLUMNS, _LABEL_COLUMNS, _KEY_COLUMNS = ("image", "bytes", "data"), ("label", "class"), ("key", "name", "path")
 _BLOCK = 1 << 20
+MAX_BYTES = 512 << 20
+"""Of one image; more is not read."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,18 @@ class ImageSet:
                     stem, _, suffix = file.partition(".")
                     key = f"{folder}/{stem}" if folder else stem
                     if f".{suffix.lower()}".endswith(IMAGE_SUFFIXES):
-                        waiting[key] = (member.name, inner.read())
+                        # A sparse member may claim any size: what is beyond the limit is left where it is.
+                        data = inner.read(MAX_BYTES + 1)
+                        if self.labels == "none":
+                            yield Item(f"{name}/{member.name}", data, None)
+                        else:
+                            waiting[key] = (member.name, data)
                     elif f".{suffix}".endswith(_LABEL_SUFFIXES):
                         labels[key] = inner.read().decode("utf-8", "replace").strip()
         except (tarfile.TarError, EOFError) as error:
             raise UserError(f"not a readable tar ({error})", where=f"{self.uri}/{name}", todo="replace it") from error
         for key, (member_name, data) in waiting.items():
-            label = None if self.labels == "none" else labels.get(key)
+            label = labels.get(key)
             if label is None and self.labels == "folder":
                 label = _first_folder(member_name, self.uri)
             yield Item(f"{name}/{member_name}", data, label)
@@ -120,13 +127,7 @@ class ImageSet:
             with fs.open(path, "rb") as f:
                 file = pq.ParquetFile(f)
                 columns = file.schema_arrow.names
-                image = next((c for c in _BYTES_COLUMNS if c in columns), None)
-                if image is None:
-                    raise UserError(
-                        f"no column of image bytes (one of {', '.join(_BYTES_COLUMNS)}) among {', '.join(columns)}",
-                        where=f"{self.uri}/{name}",
-                        todo="rename the column",
-                    )
+                image = image_column(columns, f"{self.uri}/{name}")
                 label = next((c for c in _LABEL_COLUMNS if c in columns), None) if self.labels != "none" else None
                 key = next((c for c in _KEY_COLUMNS if c in columns), None)
                 number = 0
@@ -138,6 +139,22 @@ class ImageSet:
                         number += 1
         except (OSError, ValueError) as error:
             raise UserError(f"not readable ({error})", where=f"{self.uri}/{name}", todo="replace it") from error
+
+
+def image_column(columns: Sequence[str], where: str) -> str:
+    """The column of a Parquet file that holds the bytes.
+
+    Raises:
+        UserError: none has a name that says so.
+    """
+    found = next((c for c in _BYTES_COLUMNS if c in columns), None)
+    if found is None:
+        raise UserError(
+            f"no column of image bytes (one of {', '.join(_BYTES_COLUMNS)}) among {', '.join(columns)}",
+            where=where,
+            todo="rename the column",
+        )
+    return found
 
 
 def address(root: str, uri: str) -> str:

@@ -16,7 +16,7 @@ from dinov2_core.images.decode import Refused, decode
 from dinov2_core.progress import track
 from tests.pictures import encoded, field
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 4_000_000
 
 

@@ -194,6 +194,19 @@ def test_what_is_no_image_says_what_it_is(data: bytes, reason: str) -> None:
     assert decode(data) == Refused(reason)
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF"])
+def test_a_file_of_two_kinds_is_what_its_beginning_says(form: str) -> None:
+    """Pages, scripts and archives behind a picture change no pixel; a picture behind them is none."""
+    whole = encoded(picture(), form)
+    alone = decode(whole)
+    assert isinstance(alone, Decoded)
+    for other in (b"<html><script>x()</script>", b"PK\x03\x04" + bytes(60), b"%PDF-1.7 ", b"#!/bin/sh\n"):
+        behind = decode(whole + other)
+        assert isinstance(behind, Decoded)
+        assert np.array_equal(behind.pixels, alone.pixels)
+        assert isinstance(decode(other + whole), Refused)
+
+
 def test_formats_that_are_not_listed_stay_closed() -> None:
     for form in ("PPM", "ICO", "TGA", "PCX"):
         assert isinstance(decode(encoded(picture(), form)), Refused)

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import fsspec
+import pyarrow.parquet as pq
+
 from dinov2_core import config
 from dinov2_core.errors import UserError
-from dinov2_core.images.sets import ImageSet, files_of, place_of, printable
+from dinov2_core.images.sets import MAX_BYTES, ImageSet, files_of, image_column, place_of, printable
 
-MAX_BYTES = 512 << 20
+_FEWEST, _PARTS = 16, 64
 CONTAINERS = (".tar", ".parquet")
 
 
@@ -28,19 +31,35 @@ class Read:
 def groups(uri: str, size: int) -> tuple[list[list[str]], str]:
     """File names in groups to be read apart, and a digest of what is there (names, sizes, times of change).
 
-    One listing, whatever the number of files.
+    A group has ``size`` files at most; a small set is cut finer, so that progress shows and little is lost with a run
+    that is killed.
 
     Raises:
         UserError: nothing there, no image, or a mixture of kinds.
     """
+    if not uri:
+        raise UserError("no set of images is named", todo="give a folder, tars or Parquet files")
     fs, base, names = files_of(uri)
-    found = ImageSet(uri).groups(size)
+    found = ImageSet(uri).groups(min(size, max(_FEWEST, len(names) // _PARTS)))
+    if found[0][0].endswith(".parquet"):
+        _check_column(fs, base, found[0][0])
     about = fs.find(base, detail=True)
     stamps = []
     for name in names:
         info = about.get(f"{base}/{name}" if base else name, {})
         stamps.append((printable(name), info.get("size"), str(info.get("mtime", info.get("ETag", "")))))
     return found, config.digest([uri, stamps])
+
+
+def _check_column(fs: fsspec.AbstractFileSystem, base: str, name: str) -> None:
+    """One file stands for all: a column that is named otherwise is a mistake to mend, and not damage."""
+    path = f"{base}/{name}" if base else name
+    try:
+        with fs.open(path, "rb") as file:
+            columns = pq.read_schema(file).names
+    except (OSError, ValueError):
+        return
+    image_column(columns, path)
 
 
 def read(uri: str, names: list[str]) -> Iterator[Read]:
@@ -51,7 +70,8 @@ def read(uri: str, names: list[str]) -> Iterator[Read]:
         try:
             if name.endswith(CONTAINERS):
                 for item in source.read([name]):
-                    yield Read(printable(item.key), item.data)
+                    large = len(item.data) > MAX_BYTES
+                    yield Read(printable(item.key), b"" if large else item.data, "too large" if large else "")
                 continue
             path = f"{base}/{name}" if base else name
             if int(fs.size(path) or 0) > MAX_BYTES:

@@ -64,6 +64,17 @@ def test_encodings_and_bombs() -> None:
     assert read(large, limit=19_999)[0].problem == "too large"
 
 
+def test_bombs_in_the_compression_of_the_archive_itself() -> None:
+    body = gzip.compress(record("http://a/", bytes(80_000_000))) + gzip.compress(record("http://b/", b"two"))
+    assert [(r.problem, r.data) for r in read(body, limit=60_000)] == [("too large", b""), ("", b"two")]
+    endless = gzip.compress(b"WARC/1.0\r\nWARC-Type: response\r\nX: " + b"a" * 30_000_000)
+    try:
+        found = read(endless, limit=60_000)
+    except OSError:
+        found = []
+    assert not any(r.data for r in found)
+
+
 @pytest.mark.parametrize("missing", [30, 2000, 5000])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_a_record_that_was_cut_off_is_never_taken_for_a_whole_one(missing: int, pack: Pack) -> None:
