@@ -23,14 +23,15 @@ class Progress:
         self.every = 0.2 if self.bar else every
         self.started = time.monotonic()
         self.said = self.started
-        self.spoke = False
+        self.spoke: int | None = None
         self.note = ""
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.spoke:
+        # On a terminal the last word ends the line; in a log it would repeat what stands there.
+        if self.spoke is not None and (self.bar or self.spoke != self.done):
             self._say(end="\n")
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -42,9 +43,9 @@ class Progress:
             self._say(end="" if self.bar else "\n")
 
     def _say(self, end: str) -> None:
-        self.spoke = True
         seconds = time.monotonic() - self.started
         rate = self.done / seconds if seconds else 0.0
+        self.spoke = self.done
         text = f"{self.label}: {self.done}"
         if self.total:
             text += f"/{self.total} ({100 * self.done / self.total:.0f} %)"

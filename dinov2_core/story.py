@@ -91,7 +91,7 @@ def print_rows(rows: Sequence[dict[str, Any]], own: str) -> None:
     """Print the first twenty of ``rows``, without what is empty or the image's ``own`` name."""
     for row in rows[:20]:
         shown = {k: v for k, v in row.items() if v not in (None, "", own) and not isinstance(v, bytes)}
-        print("  " + ", ".join(f"{k}: {_short(v)}" for k, v in shown.items()))
+        print("  " + (", ".join(f"{k}: {_short(v)}" for k, v in shown.items()) or "listed"))
     if len(rows) > 20:
         print(f"  … and {len(rows) - 20} rows more")
 

@@ -18,12 +18,16 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--pool", required=True, metavar="IMAGES")
     parser.add_argument("--seeds", required=True, metavar="IMAGES")
     parser.add_argument("--mode", choices=MODES, default="sample")
-    parser.add_argument("--target", type=int, default=0, help="images at most; 0 = what the rules give")
-    parser.add_argument("--k", type=int, default=4, help="images a seed in sample mode; default 4")
-    parser.add_argument("--clusters", type=int, default=0, help="0 = a twentieth of the pool, 100,000 at most")
-    parser.add_argument("--min-hits", type=int, default=3, help="a cluster counts with more seeds than this; default 3")
+    parser.add_argument("--target", type=options.whole(0), default=0, help="images at most; 0 = what the rules give")
+    parser.add_argument("--k", type=options.whole(1), default=4, help="images a seed in sample mode; default 4")
+    parser.add_argument(
+        "--clusters", type=options.whole(0), default=0, help="0 = a twentieth of the pool, 100,000 at most"
+    )
+    parser.add_argument(
+        "--min-hits", type=options.whole(0), default=3, help="a cluster counts with more seeds than this; default 3"
+    )
     parser.add_argument("--weights", default="", help="the backbone to compare with; default: the copy detector")
-    parser.add_argument("--memory", type=int, default=2048, help="MiB for the embeddings; default 2048")
+    parser.add_argument("--memory", type=options.whole(0), default=2048, help="MiB for the embeddings; default 2048")
     options.add_out(parser)
     parser.set_defaults(function=curate)
 

@@ -47,8 +47,6 @@ def _by_hash(given: argparse.Namespace) -> dict[str, Any]:
             where="--method hash",
             todo="leave it out, or use --method network",
         )
-    if given.k < 1:
-        raise UserError("--k is too small", todo="give 1 or more")
     return dedup_by_hash(
         given.images,
         given.out,

@@ -15,10 +15,10 @@ def register(subparsers: Subparsers) -> None:
     options.add_out(parser)
     parser.add_argument("--blur", action="store_true", help="write copies with faces blurred")
     parser.add_argument("--hashes", action="append", default=[], metavar="FILE", help="known bad: sha256, md5 or PDQ")
-    parser.add_argument("--nsfw-threshold", type=float, default=0.9, help="default 0.9")
+    parser.add_argument("--nsfw-threshold", type=options.share, default=0.9, help="default 0.9")
     parser.add_argument("--nsfw-model", default="nsfw", help="a file or part; empty: no check")
     parser.add_argument("--face-model", default="centerface", help="a file or part; empty: no check")
-    parser.add_argument("--min-side", type=int, default=16, help="pixels; default 16")
+    parser.add_argument("--min-side", type=options.whole(1), default=16, help="pixels; default 16")
     parser.set_defaults(function=screen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dinov2_core.commands import Subparsers
 
@@ -22,7 +22,7 @@ def register(subparsers: Subparsers) -> None:
 def why(given: argparse.Namespace) -> None:
     """Print what the tables hold about ``given.image``."""
     from dinov2_core import story
-    from dinov2_core.curation.folders.why import result_tables, rows_about
+    from dinov2_core.curation.folders.why import result_tables, rows_about, seen_by
     from dinov2_core.errors import UserError
     from dinov2_core.images.shards import image_id
     from dinov2_core.storage import Store
@@ -35,6 +35,9 @@ def why(given: argparse.Namespace) -> None:
     if not result_tables(store):
         story.print_story(store, next((n for n in names if story.find_ids(store, n)), given.image))
         return
+    # A path may be given from the working folder; the tables count from the set's.
+    parts = PurePosixPath(given.image).parts
+    names += ["/".join(parts[i:]) for i in range(1, len(parts)) if "://" not in given.image]
     for name in names:
         found = list(rows_about(store, name))
         if found:
@@ -42,5 +45,9 @@ def why(given: argparse.Namespace) -> None:
             for table, rows in found:
                 print(f"\n{table}")
                 story.print_rows(rows, name)
+            return
+    for name in names:
+        if verbs := seen_by(store, name):
+            print(f"image {name}\n\nread by {', '.join(verbs)}, and in none of the results")
             return
     raise UserError(f"no image '{given.image}' is in these tables", where=given.root, todo="give a path, URL or id")

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dinov2_core.curation import onnx_model, vectors
+from dinov2_core.errors import UserError
 
 DIM = 512
 SIDE = 288
@@ -31,6 +32,8 @@ class CopyEmbedder:
         self.path = str(onnx_model.locate(model))
         self.side, self.batch, self.dim = side, batch, DIM
         self._script = None if self.path.endswith(".onnx") else _load_script(self.path)
+        if self._script is None:
+            _check(self.path)
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         found = np.zeros((len(images), DIM), np.float32)
@@ -66,7 +69,24 @@ def _squeeze(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
 
 
+def _check(path: str) -> None:
+    """Raise :class:`UserError` unless the ONNX file takes bytes of pictures and gives vectors of ``DIM``."""
+    session = onnx_model.session(path)
+    takes, gives = session.get_inputs()[0], session.get_outputs()[0]
+    if takes.type != "tensor(uint8)" or gives.shape[-1] != DIM:
+        raise UserError(
+            f"no copy-detection network: it takes {takes.type} and gives {gives.shape}",
+            where=path,
+            todo=f"give one that takes uint8 N×H×W×3 and gives N×{DIM}, or a TorchScript file",
+        )
+
+
 def _load_script(path: str):  # type: ignore[no-untyped-def]
     import torch
 
-    return torch.jit.load(path, map_location="cpu").eval()
+    try:
+        return torch.jit.load(path, map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            "no TorchScript file", where=path, todo="give SSCD as TorchScript or ONNX, or sscd or sscd_distilled"
+        ) from error

@@ -18,6 +18,8 @@ import onnxruntime as ort
 from dinov2_core import parts
 from dinov2_core.errors import UserError
 
+_MODELS = [name for name, part in parts.PARTS.items() if part.take[0].endswith(".onnx")]
+
 
 def locate(model: str) -> Path:
     """The file of ``model``: a path, or the name of a part.
@@ -27,9 +29,9 @@ def locate(model: str) -> Path:
     """
     if os.path.isfile(model):
         return Path(model)
-    if model in parts.PARTS:
+    if model in _MODELS:
         return parts.path(model)
-    raise UserError("the model file is missing", where=model, todo=f"give a file or one of: {', '.join(parts.PARTS)}")
+    raise UserError("no model file", where=model, todo=f"give a file or one of: {', '.join(_MODELS)}")
 
 
 @functools.lru_cache(maxsize=16)
@@ -51,16 +53,28 @@ def threads() -> int:
 
 @functools.lru_cache(maxsize=8)
 def session(path: str, adapt: Callable[[onnx.ModelProto], None] | None = None) -> ort.InferenceSession:
-    """The session of the file at ``path``, made once a process; ``adapt`` may change the graph in memory first."""
+    """The session of the file at ``path``, made once a process; ``adapt`` may change the graph in memory first.
+
+    Raises:
+        UserError: no ONNX model, or one that ``adapt`` does not know.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads(), 1
     options.log_severity_level = 3
     source: str | bytes = path
-    if adapt is not None:
-        model = onnx.load(path)
-        adapt(model)
-        source = model.SerializeToString()
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:
+        if adapt is not None:
+            model = onnx.load(path)
+            adapt(model)
+            source = model.SerializeToString()
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # Both libraries raise kinds of their own for what a file may hold.
+        raise UserError(f"no usable ONNX model ({_line(error)})", where=path, todo="check the file") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def free_axes(model: onnx.ModelProto, axes: Sequence[int]) -> None:

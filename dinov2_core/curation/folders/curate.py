@@ -16,8 +16,9 @@ import pyarrow as pa
 from dinov2_core.curation import composition, vectors
 from dinov2_core.curation.balanced import balanced_sample
 from dinov2_core.curation.clustering import assign, hierarchical_kmeans, kmeans
+from dinov2_core.curation.folders import reading
 from dinov2_core.curation.folders.embed import Vectors, good_rows, vectors_of
-from dinov2_core.curation.folders.job import Job
+from dinov2_core.curation.folders.job import PER_TASK, Job
 from dinov2_core.curation.neighbours import NeighbourSearch
 from dinov2_core.curation.retrieval import MIN_HITS, PER_CLUSTER, SAMPLE_K, cluster_based, sample_based
 from dinov2_core.curation.scratch import MEMORY, Scratch
@@ -67,6 +68,9 @@ class _Pool:
 def curate(pool: str, seeds: str, out: str, weights: str, recipe: Recipe, *, workers: int = 0) -> dict[str, Any]:
     """Write ``selected.parquet`` (an image once, best draw first) and ``curate.md``; the counts."""
     job = Job(out, "curate", workers)
+    for uri in (seeds, pool):
+        # Before hours go into the first of them.
+        reading.groups(uri, PER_TASK)
     theirs, ours = vectors_of(job, seeds, weights, "seeds"), vectors_of(job, pool, weights, "pool")
     settings = {name: value for name, value in asdict(recipe).items() if name != "memory"}
     state = {"seeds": theirs.state, "pool": ours.state, "recipe": settings}
@@ -77,9 +81,12 @@ def curate(pool: str, seeds: str, out: str, weights: str, recipe: Recipe, *, wor
         drawn, rows = _drawn(held, recipe)
     retrieved = Counter(str(row["source"]) for row in drawn)
     final = Counter(str(row["source"]) for row in rows)
-    lines = [composition.Line("", "seeds", len(held.seeds), s, n, final[s]) for s, n in retrieved.items()]
+    name = seeds.rstrip("/").rpartition("/")[2]
+    lines = [composition.Line("", name, len(held.seeds), s, n, final[s]) for s, n in retrieved.items()]
     collisions = len(drawn) - len({row["path"] for row in drawn})
     table = f"{composition.markdown(lines)}\n\n{collisions:,} of {len(drawn):,} draws are of images drawn already."
+    if not rows:
+        table += f"\n\nNo cluster was hit by more than {recipe.min_hits} seeds: lower `--min-hits` or `--clusters`."
     said = {
         "pool": len(held.paths),
         "seeds": len(held.seeds),
@@ -89,7 +96,10 @@ def curate(pool: str, seeds: str, out: str, weights: str, recipe: Recipe, *, wor
         "table": table,
     }
     text = f"# Curated: {len(rows):,} of {len(held.paths):,} images\n\n{table}\n"
-    results = {"selected.parquet": pa.Table.from_pylist(rows, schema=SELECTED)}
+    results = {
+        "selected.parquet": pa.Table.from_pylist(rows, schema=SELECTED),
+        "refused.parquet": job.refused({"--pool": ours.refused(), "--seeds": theirs.refused()}),
+    }
     return job.finish(state, results, {"curate.md": text.encode()}, said)
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from dinov2_core.curation.copy_rule import CopyRule
-from dinov2_core.curation.folders import copies, pairs_page
+from dinov2_core.curation.folders import copies, pairs_page, reading
 from dinov2_core.curation.folders.copies import ALIGNED, COINCIDES, PAPER, PAPER_BENCHMARK, Calibration, Pairs, Search
 from dinov2_core.curation.folders.description import Described, Model, describe, paths_of
-from dinov2_core.curation.folders.job import Job, markdown
+from dinov2_core.curation.folders.job import PER_TASK, Job, markdown
 from dinov2_core.curation.scratch import Scratch
 from dinov2_core.errors import UserError
 
@@ -75,7 +75,7 @@ def written(
     results = {
         "pairs.parquet": pa.Table.from_pylist(found, schema=_PAIRS),
         "components.parquet": pa.table({"path": table["path"], "component": names, "kept": kept}),
-        "refused.parquet": _refused(rows),
+        "refused.parquet": job.refused({"": rows}),
     }
     said["table"] = _table(said) + extra
     return job.finish(state, results, {"dedup.md": f"# Copies\n\n{said['table']}\n".encode()}, said)
@@ -92,33 +92,40 @@ def leaks(
 def _leaks(
     job: Job, pool_uri: str, benchmark_uri: str, model: Model, search: Search, scratch: Scratch
 ) -> dict[str, Any]:
+    for uri in (pool_uri, benchmark_uri):
+        # Before hours go into the first of them.
+        reading.groups(uri, PER_TASK)
     pool = describe(job, pool_uri, model, scratch, label="pool")
     benchmark = describe(job, benchmark_uri, model, scratch, label="benchmark")
+    for found, uri in ((pool, pool_uri), (benchmark, benchmark_uri)):
+        if not len(found.matrix):
+            raise UserError("no image there decodes", where=uri, todo="see what `dinov2 screen` says of them")
     state = {"pool": pool.digest, "benchmark": benchmark.digest, "model": model.state(), "search": _settings(search)}
     if (said := job.finished(state)) is not None:
         return said
     measured = _measure(job, pool, model, search, references=len(benchmark.matrix))
     rule = search.rule or (_either(measured) if measured else CopyRule(PAPER_BENCHMARK))
-    found = _across(pool, benchmark, search, rule)
+    across = _across(pool, benchmark, search, rule)
     joined = copies.copy_pairs(pool, search, CopyRule(max(PAPER, rule.similarity)))
     labels, _ = copies.components(pool.table, copies.exact_groups(pool.table), joined)
-    lost = np.isin(labels, labels[found.a])
+    lost = np.isin(labels, labels[across.a])
     ours, theirs = (np.array([*paths_of(d), ""], dtype=object) for d in (pool, benchmark))
     rows = [
         {"pool": ours[a], "benchmark": theirs[b], "similarity": s, "alignment": None if np.isnan(t) else t}
-        for a, b, s, t in zip(found.a, found.b, found.similarity.tolist(), found.alignment.tolist(), strict=True)
+        for a, b, s, t in zip(across.a, across.b, across.similarity.tolist(), across.alignment.tolist(), strict=True)
     ]
     results = {
         "leaks.parquet": pa.Table.from_pylist(rows, schema=_LEAKS),
         "dropped.parquet": pa.table({"path": pa.array(ours[:-1][lost].tolist(), pa.string())}),
-        "refused.parquet": _refused(pool.rows),
+        "refused.parquet": job.refused({"--pool": pool.rows, "--benchmark": benchmark.rows}),
     }
     said = {
         "pool images": len(pool.rows),
         "benchmark images": len(benchmark.rows),
         "refused": len(pool.rows) - len(pool.matrix),
+        "refused of the benchmark": len(benchmark.rows) - len(benchmark.matrix),
         "leaking pairs": len(rows),
-        "benchmark images with a copy in the pool": len(np.unique(found.b)),
+        "benchmark images with a copy in the pool": len(np.unique(across.b)),
         "pool images to drop, their components whole": int(lost.sum()),
         "rule": asdict(rule),
     }
@@ -196,11 +203,6 @@ def _rows(a_paths: np.ndarray, b_paths: np.ndarray, pairs: Pairs, kind: str) -> 
     return [_row(a_paths, a, b, s, None if np.isnan(t) else t, kind) for a, b, s, t in zip(*columns, strict=True)]
 
 
-def _refused(rows: pa.Table) -> pa.Table:
-    refused = rows.filter(pa.compute.not_equal(rows["reason"], ""))
-    return refused.select(["path", "reason"]).sort_by("path")
-
-
 def _table(said: dict[str, Any]) -> str:
     rows = [(name, value) for name, value in said.items() if isinstance(value, int)]
     return markdown(("what", "how many"), rows)
@@ -214,14 +216,24 @@ def _calibration(measured: Calibration | None, search: Search, paper: float) -> 
     table = markdown(("threshold", "recall", "false matches", "expected precision"), lines)
     own = next(x for x in measured.lines if x.threshold == paper)
     best, rule = measured.fit, measured.fit.rule
+    aligned = (
+        f", or over {rule.aligned_similarity} with alignment over {rule.alignment} less {rule.trade} a unit of "
+        "similarity"
+        if rule.aligned_similarity < 1
+        else "; aligning pixels adds nothing"
+    )
     text = (
         f"\n\n## Measured on this pool\n\n{measured.planted} planted copies; {measured.natural} pairs left out since "
         f"their originals are copies of each other.\n\n{table}\n\nFor a precision of {search.precision}: threshold "
-        f"{measured.proposed.threshold} (recall {measured.proposed.recall:.3f}). With the pixels aligned: "
-        f"similarity over {rule.similarity}, or over {rule.aligned_similarity} with alignment over {rule.alignment} "
-        f"less {rule.trade} a unit of similarity (recall {best.recall:.3f}, precision {best.precision:.3f}); "
-        "`--threshold auto` uses this rule."
+        f"{measured.proposed.threshold} (recall {measured.proposed.recall:.3f}). `--threshold auto` uses: similarity "
+        f"over {rule.similarity}{aligned} (recall {best.recall:.3f}, precision {best.precision:.3f}). False matches "
+        "are counted as one more than seen, which few images cannot make few."
     )
+    if best.precision < search.precision:
+        text += (
+            f"\n\n**Warning:** no rule is shown to reach a precision of {search.precision} here; these are the most "
+            "precise. More images, or a larger `--sample`, prove more."
+        )
     if own.precision < search.precision:
         text += (
             f"\n\n**Warning:** at the paper's threshold {paper} only {own.precision:.3f} of what is found here would "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from dinov2_core.curation.folders.job import Job, tasks_of
 from dinov2_core.curation.quality import grey
 from dinov2_core.curation.scratch import Scratch
 from dinov2_core.curation.vectors import StoredRows
+from dinov2_core.errors import DamagedDataError
 from dinov2_core.images.decode import Refused, decode
 from dinov2_core.images.sets import printable
 from dinov2_core.storage import Store
@@ -88,7 +90,7 @@ def describe(
     total = None if groups[0][0].endswith(reading.CONTAINERS) else sum(len(g) for g in groups)
     state = {"images": digest, "model": model.state(), "groups": len(groups)}
     done = job.map(_describe, tasks, state, label=label, total=total)
-    rows = pa.concat_tables([job.store.read_table(f"{prefix}rows.parquet") for prefix, _ in done])
+    rows = pa.concat_tables([job.rows(prefix, ROW.names) for prefix, _ in done])
     good = rows.filter(pa.compute.equal(rows["reason"], ""))
     order = np.argsort(np.array(good["path"].to_pylist(), dtype=object), kind="stable")
     place = np.empty(len(order), np.int64)
@@ -96,7 +98,7 @@ def describe(
     held: dict[str, np.ndarray] = {}
     at = 0
     for prefix, _ in done:
-        arrays = _load(job.store, prefix)
+        arrays = _load(job, prefix, ("matrix", "mirrored", "greys"))
         own = place[at : at + len(arrays["matrix"])]
         at += len(own)
         for name, part in arrays.items():
@@ -130,8 +132,9 @@ def plant(job: Job, described: Described, model: Model, chosen: np.ndarray) -> t
             tasks.append({"names": kept, "seeds": some, **about})
     state = {"images": described.digest, "model": model.state(), "chosen": sorted(wanted)}
     done = job.map(_plant, tasks, state, label="planted copies", total=2 * len(chosen))
-    arrays = [_load(job.store, prefix) for prefix, _ in done]
-    seed, kind, matrix, greys = (np.concatenate([a[n] for a in arrays]) for n in ("seed", "kind", "matrix", "greys"))
+    held = ("seed", "kind", "matrix", "greys")
+    arrays = [_load(job, prefix, held) for prefix, _ in done]
+    seed, kind, matrix, greys = (np.concatenate([a[n] for a in arrays]) for n in held)
     order = np.lexsort((np.arange(len(seed)), seed))
     kinds = np.array(list(planting.EDITS))
     return chosen[seed[order]], kinds[kind[order]], vectors.unit(matrix[order].astype(np.float32)), greys[order]
@@ -219,9 +222,12 @@ def _save(store: Store, prefix: str, **arrays: np.ndarray) -> None:
     store.write_bytes(f"{prefix}arrays.npz", out.getvalue())
 
 
-def _load(store: Store, prefix: str) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(store.read_bytes(f"{prefix}arrays.npz"))) as held:
-        return {name: held[name] for name in held.files}
+def _load(job: Job, prefix: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(job.store.read_bytes(f"{prefix}arrays.npz"))) as held:
+            return {name: held[name] for name in names}
+    except (DamagedDataError, zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise job.stale(f"arrays that are gone or damaged ({' '.join(str(error).split())[:100]})") from error
 
 
 def paths_of(described: Described) -> Sequence[str]:

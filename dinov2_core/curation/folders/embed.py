@@ -29,12 +29,12 @@ def embed(uri: str, out: str, weights: str, *, workers: int = 0) -> dict[str, An
     found = vectors_of(job, uri, weights)
     if (before := job.finished(found.state)) is not None:
         return before
-    refused = pa.concat_tables([_refused(part) for part in found.parts()])
+    refused = found.refused()
     said: dict[str, Any] = {"images": found.images, "refused": len(refused), "width": found.width}
     said["table"] = markdown(("what", "how many"), [(k, v) for k, v in said.items() if isinstance(v, int)])
     text = f"# Embeddings by {weights}\n\n{said['table']}\n"
     good = (good_rows(part) for part in found.parts())
-    results = {"embeddings.parquet": good, "refused.parquet": refused}
+    results = {"embeddings.parquet": good, "refused.parquet": job.refused({"": refused})}
     return job.finish(found.state, results, {"embed.md": text.encode()}, said)
 
 
@@ -42,16 +42,21 @@ def embed(uri: str, out: str, weights: str, *, workers: int = 0) -> dict[str, An
 class Vectors:
     """Embeddings that lie in files, ``(path, reason, embedding)`` of every image (zeros where refused); their state."""
 
-    store: Store
-    files: list[str]
+    job: Job
+    prefixes: list[str]
     images: int
     width: int
     state: dict[str, Any]
 
     def parts(self) -> Iterator[pa.Table]:
         """The rows of one task after another."""
-        for name in self.files:
-            yield self.store.read_table(name)
+        for prefix in self.prefixes:
+            yield self.job.rows(prefix, ("path", "reason", "embedding"))
+
+    def refused(self) -> pa.Table:
+        """``(path, reason)`` of what was refused."""
+        parts = [part.select(["path", "reason"]) for part in self.parts()]
+        return pa.concat_tables([part.filter(pa.compute.not_equal(part["reason"], "")) for part in parts])
 
 
 def vectors_of(job: Job, uri: str, weights: str, label: str = "images") -> Vectors:
@@ -62,16 +67,14 @@ def vectors_of(job: Job, uri: str, weights: str, label: str = "images") -> Vecto
     total = None if groups[0][0].endswith(reading.CONTAINERS) else sum(len(g) for g in groups)
     done = job.map(_embed, tasks, state, label=label, total=total)
     images = sum(int(summary["images"]) for _, summary in done)
-    return Vectors(job.store, [f"{prefix}rows.parquet" for prefix, _ in done], images, int(done[0][1]["width"]), state)
+    if "width" not in done[0][1]:
+        raise job.stale("embeddings of no stated width")
+    return Vectors(job, [prefix for prefix, _ in done], images, int(done[0][1]["width"]), state)
 
 
 def good_rows(part: pa.Table) -> pa.Table:
     """``(path, embedding)`` of what was not refused."""
     return part.filter(pa.compute.equal(part["reason"], "")).select(["path", "embedding"])
-
-
-def _refused(part: pa.Table) -> pa.Table:
-    return part.filter(pa.compute.not_equal(part["reason"], "")).select(["path", "reason"])
 
 
 def checksum(weights: str) -> str:

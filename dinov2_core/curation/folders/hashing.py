@@ -22,6 +22,7 @@ from dinov2_core.curation.folders.dedup import written
 from dinov2_core.curation.folders.description import ROW
 from dinov2_core.curation.folders.job import PER_TASK, Job, tasks_of
 from dinov2_core.curation.scratch import MEMORY, Scratch
+from dinov2_core.errors import DamagedDataError
 from dinov2_core.images.decode import Refused, decode, probe
 from dinov2_core.storage import Store
 
@@ -43,7 +44,7 @@ def dedup_by_hash(
         return said
     total = None if groups[0][0].endswith(reading.CONTAINERS) else sum(len(g) for g in groups)
     done = job.map(_hash, tasks_of(groups, uri=uri), {"images": digest}, label="thumbnails", total=total)
-    rows = pa.concat_tables([job.store.read_table(f"{prefix}rows.parquet") for prefix, _ in done])
+    rows = pa.concat_tables([job.rows(prefix, ROW.names) for prefix, _ in done])
     good = rows.filter(pa.compute.equal(rows["reason"], ""))
     order = np.argsort(np.array(good["path"].to_pylist(), dtype=object), kind="stable")
     place = np.empty(len(order), np.int64)
@@ -55,7 +56,7 @@ def dedup_by_hash(
         thumbnails = scratch.empty((len(single), copy_hash.SIDE, copy_hash.SIDE), np.uint8)
         at = 0
         for prefix, _ in done:
-            part = np.load(io.BytesIO(job.store.read_bytes(f"{prefix}thumbnails.npy")))
+            part = _load(job, prefix)
             own = place[at : at + len(part)]
             alone = first[own] == own
             thumbnails[np.searchsorted(single, own[alone])] = part[alone]
@@ -63,6 +64,14 @@ def dedup_by_hash(
         a, b, score = copy_hash.copy_pairs(thumbnails, threshold, k, scratch=scratch)
     pairs = Pairs(single[a], single[b], score, np.full(len(a), np.nan, np.float32))
     return written(job, state, rows, table, first, pairs, asdict(CopyRule(threshold)))
+
+
+def _load(job: Job, prefix: str) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(io.BytesIO(job.store.read_bytes(f"{prefix}thumbnails.npy")))
+    except (DamagedDataError, ValueError, EOFError) as error:
+        raise job.stale("thumbnails that are gone or damaged") from error
+    return found
 
 
 def _hash(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,30 @@ computed belongs to the modules beside.
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dinov2_core import config
+from dinov2_core.errors import DamagedDataError, UserError
 from dinov2_core.shard_map import ProcessShardMap, ShardFunction, Summary
 from dinov2_core.stage import StageRun, StageSpec
 from dinov2_core.storage import Store
 
 WORK = ".work"
 PER_TASK = 250
+FORMAT = 2
+"""Of what tasks leave and of the result tables: raised where they change, so that what an older version left is made
+again."""
+REFUSED = pa.schema([("path", pa.string()), ("reason", pa.string()), ("command", pa.string())])
 
 
 class _Run(StageRun):
@@ -49,10 +58,12 @@ class Job:
             return None
         try:
             body = json.loads(self.store.read_bytes(path))
-        except ValueError:
+            same, files, said = body["state"] == _digest(state), list(body["files"]), dict(body["said"])
+        except (ValueError, KeyError, TypeError):
             return None
-        whole = body.get("state") == config.digest(state) and all(self.store.exists(f) for f in body["files"])
-        return dict(body["said"]) if whole else None
+        if not same:
+            print(f"{self.out}: made with other images or settings; it is made again", file=sys.stderr)
+        return said if same and all(self.store.exists(f) for f in files) else None
 
     def map(
         self,
@@ -67,9 +78,13 @@ class Job:
 
         ``state`` is everything that the results depend on. A task is given ``root`` and ``scratch`` beside its own
         values, and counts ``images`` in its summary.
+
+        Raises:
+            UserError: ``out`` cannot be written.
         """
+        check_writable(self.store)
         spec = StageSpec(WORK, "", "", "", "")
-        wanted = config.digest([label, state])
+        wanted = _digest([label, state, len(tasks)])
         run = _Run(spec, self.store, self.verb, None, wanted, {}, ProcessShardMap(self.workers), lambda *_: None)
         keyed = {f"{label.replace(' ', '-')}-{i:06d}": dict(task) for i, task in enumerate(tasks)}
         for key, task in keyed.items():
@@ -78,6 +93,42 @@ class Job:
         # Where nobody knows how many images there are, tasks are counted.
         done = run.map(function, keyed, label=label, unit=count if total else None, total=total)
         return list(zip((task["scratch"] for task in keyed.values()), done, strict=True))
+
+    def rows(self, prefix: str, columns: Sequence[str]) -> pa.Table:
+        """The table that a task left, which has ``columns`` at least.
+
+        Raises:
+            UserError: it is gone or damaged, or another version wrote it.
+        """
+        try:
+            table = self.store.read_table(f"{prefix}rows.parquet")
+        except DamagedDataError as error:
+            raise self.stale(error.what) from error
+        if missing := set(columns) - set(table.column_names):
+            raise self.stale(f"without the column {', '.join(sorted(missing))}")
+        return table
+
+    def stale(self, what: str) -> UserError:
+        """The error for scratch files that cannot be used."""
+        return UserError(
+            f"what an earlier run left there cannot be used: {what}",
+            where=f"{self.out}/{WORK}",
+            todo="delete that folder and run the same command again",
+        )
+
+    def refused(self, sets: Mapping[str, pa.Table]) -> pa.Table:
+        """``refused.parquet``: ``path`` and ``reason`` of what this command refused in each of its ``sets`` (rows by
+        the option that named it), beside what other commands with the same ``out`` refused."""
+        parts = []
+        for option, rows in sets.items():
+            own = rows.filter(pc.not_equal(rows["reason"], "")).select(["path", "reason"])
+            command = pa.array([f"{self.verb} {option}".strip()] * len(own), pa.string())
+            parts.append(own.append_column("command", command).cast(REFUSED))
+        if self.store.exists("refused.parquet"):
+            before = self.store.read_table("refused.parquet")
+            if before.schema.names == REFUSED.names:
+                parts.append(before.filter(pc.invert(pc.starts_with(before["command"], self.verb))))
+        return pa.concat_tables(parts).sort_by([("command", "ascending"), ("path", "ascending")])
 
     def finish(
         self,
@@ -95,7 +146,7 @@ class Job:
                 self._write_parts(name, table)
         for name, data in files.items():
             self.store.write_bytes(name, data)
-        body = {"state": config.digest(state), "files": [*tables, *files], "said": said}
+        body = {"state": _digest(state), "files": [*tables, *files], "said": said}
         self.store.write_bytes(f"{self.verb}.json", json.dumps(body, indent=1).encode())
         return said
 
@@ -107,6 +158,22 @@ class Job:
                 # One row group a part, but none for a part without rows.
                 if len(part):
                     writer.write_table(part)
+
+
+def check_writable(store: Store) -> None:
+    """Raise :class:`UserError` where nothing can be written below a folder; an object store says so itself."""
+    if store.local:
+        try:
+            os.makedirs(store.base, exist_ok=True)
+            tempfile.TemporaryFile(dir=store.base).close()
+        except OSError as error:
+            raise UserError(
+                f"cannot be written ({error.strerror})", where=store.root, todo="give another folder with --out"
+            ) from error
+
+
+def _digest(state: Any) -> str:
+    return config.digest([FORMAT, state])
 
 
 def tasks_of(groups: Sequence[Sequence[str]], **values: Any) -> list[dict[str, Any]]:

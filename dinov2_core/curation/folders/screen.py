@@ -56,7 +56,7 @@ def screen(uri: str, out: str, rules: ScreenRules, *, blur: bool = False, worker
     tasks = tasks_of(groups, uri=uri, rules=asdict(rules), blur=blur)
     total = None if groups[0][0].endswith(reading.CONTAINERS) else sum(len(g) for g in groups)
     done = job.map(_screen, tasks, state, label="images", total=total)
-    rows = [row for prefix, _ in done for row in job.store.read_table(f"{prefix}rows.parquet").to_pylist()]
+    rows = [row for prefix, _ in done for row in job.rows(prefix, VERDICTS.names).to_pylist()]
     mark_duplicates(rows, rules.hash_distance, length="bytes", name="path")
     for row in rows:
         if row["blurred"] and not row["keep"]:
