@@ -121,7 +121,9 @@ def versions_check(
         store = lake.store()
         with one_line(asset):
             versions = made_batches(store, asset, batches_in_run(context) if partitions is not None else [WHOLE])
-            return judge_versions(store, versions)
+            result = judge_versions(store, versions)
+        # A run over many batches has one result for all of them, and Dagster then names none.
+        return result.with_metadata({**result.metadata, "partitions": dg.MetadataValue.json(list(versions))})
 
     return check
 

@@ -19,7 +19,7 @@ from assets import champion
 from assets.partitions import CRAWL_BATCHES
 from dinov2_core import config
 from dinov2_core.errors import UserError
-from pipelines import cost, sources
+from pipelines import cost, health, sources
 from pipelines.adoption import ADOPTED, adopt_champion, check_setting
 from pipelines.all_batches import end_killed_runs
 from pipelines.jobs import recurate
@@ -152,4 +152,4 @@ def killed_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason("looked")
 
 
-SENSORS = (new_batches, champion_changed, encoder_adopted, failed_runs, killed_runs)
+SENSORS = (new_batches, champion_changed, encoder_adopted, failed_runs, killed_runs, *health.SENSORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.pipelines.hook import hook  # noqa: F401 - a fixture
 from tests.pipelines.tiny import Tiny
 from tests.pipelines.toy import toy  # noqa: F401 - a fixture
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,9 @@ from assets.factory import RETRY
 from pipelines import automation, sensors
 from pipelines.definitions import build_defs
 from pipelines.jobs import CURATION, TRAINING, WRITES
-from pipelines.resources.alerts import Alerts, secret
+from pipelines.resources.alerts import secret
 from tests import toy_pipeline
+from tests.pipelines.hook import Hook, alerts
 from tests.pipelines.toy import Toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,44 +107,6 @@ def test_the_accelerator_takes_one_step_at_a_time(toy: Toy, tmp_path: Path) -> N
         storage.free_concurrency_slots_for_run("another run")
         thread.join(60)
     assert done.is_set()
-
-
-class Hook(HTTPServer):
-    """A webhook on loopback that answers with the codes it is told, then with 200."""
-
-    def __init__(self, *codes: int) -> None:
-        self.codes, self.got = list(codes), []
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook/s3cr3t"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Hook
-
-    def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.codes.pop(0) if self.server.codes else 200)
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    server = Hook()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def alerts() -> Alerts:
-    return Alerts(pause_seconds=0)
 
 
 def test_an_alert_is_one_message_tried_again_where_the_server_is_at_fault(

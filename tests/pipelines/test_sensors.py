@@ -262,7 +262,7 @@ def test_a_dead_process_is_told_apart_from_one_that_got_its_number(toy: Toy) -> 
 
 def test_the_sensors_that_start_work_are_off_until_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
     on = {s.name for s in sensors.SENSORS if s.default_status is dg.DefaultSensorStatus.RUNNING}
-    assert on == {"encoder_adopted", "failed_runs", "killed_runs"}
+    assert on == {"encoder_adopted", "failed_runs", "killed_runs", "overdue_assets", "warning_checks"}
 
 
 def test_an_encoder_is_adopted_whole_or_not_at_all(tmp_path: Path) -> None:
