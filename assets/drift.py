@@ -4,7 +4,8 @@ Only batches that were made alike are compared (the same settings, the same enco
 explains. How a difference is measured is in ``dinov2_core/gates/batch_profile``.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as objects.
@@ -22,6 +23,9 @@ from dinov2_core.storage import Store
 
 TRAILING = 5
 """Earlier batches that a batch is compared with, the latest ones."""
+PROFILES = f"{data_docs.FOLDER}/profiles"
+KEPT = int(os.environ.get("DINOV2_PROFILES", "50"))
+"""Profiles that stay of each table: those measured last, and those of the batches that the next one is held against."""
 VOLUME, RATE, MEAN = (
     "ExpectVolumeToMatchEarlierBatches",
     "ExpectRateToMatchEarlierBatches",
@@ -86,6 +90,8 @@ def check_batches(store: Store, asset: str, table: str, versions: Mapping[str, s
     outcomes = judge(findings, list(versions), name=f"{asset}.{table}.batches")
     rows = sum(profile.rows for profile, _ in seen)
     page = data_docs.publish(store, asset, f"{table}_batches", versions, rows, outcomes)
+    latest = sorted(manifest.partitions(store, asset))[-TRAILING - 1 :]
+    _forget(store, asset, table, {_path(made, table) for name in latest if (made := manifest.read(store, asset, name))})
     return to_result(outcomes, rows=rows, page=page)
 
 
@@ -111,7 +117,7 @@ def _manifest(store: Store, asset: str, partition: str) -> Manifest:
 
 def profile_of(store: Store, made: Manifest, table: str, watched: Watched) -> BatchProfile:
     """The profile of a table, kept by its manifest's hash: a batch is read once and not for each later one."""
-    path = f"{data_docs.FOLDER}/profiles/{made.stage}.{table}-{made.hash}.json"
+    path = _path(made, table)
     if store.exists(path):
         kept = batch_profile.from_json(store.read_bytes(path))
         if set(kept.rates) == {rate.name for rate in watched.rates}:
@@ -119,6 +125,19 @@ def profile_of(store: Store, made: Manifest, table: str, watched: Watched) -> Ba
     profile = batch_profile.measure(store, made, table, watched.rates, vectors=watched.vectors)
     store.write_bytes(path, batch_profile.to_json(profile))
     return profile
+
+
+def _path(made: Manifest, table: str) -> str:
+    return f"{PROFILES}/{made.stage}.{table}-{made.hash}.json"
+
+
+def _forget(store: Store, asset: str, table: str, needed: Collection[str]) -> None:
+    """Remove the profiles of a table beyond the newest ``KEPT``, but none that is needed."""
+    own = [e for e in store.listing(PROFILES) if e.path.startswith(f"{PROFILES}/{asset}.{table}-")]
+    own.sort(key=lambda entry: (entry.modified, entry.path))
+    for entry in own[: max(0, len(own) - KEPT)]:
+        if entry.path not in needed:
+            store.delete(entry.path)
 
 
 def _finding(

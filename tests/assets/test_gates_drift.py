@@ -145,3 +145,42 @@ def test_profiles_lie_apart_from_the_results(store: Store) -> None:
     assert len(kept) == 1
     assert json.loads(store.read_bytes(kept[0]))["rows"] == 20
     assert Path(kept[0]).parent.name == "profiles"
+
+
+def test_what_the_checks_leave_does_not_grow_with_the_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "KEPT", 3)
+    read: list[str] = []
+    real = drift.batch_profile.measure
+
+    def counted(of: Store, made: Any, *rest: Any, **more: Any) -> Any:
+        read.append(made.partition)
+        return real(of, made, *rest, **more)
+
+    monkeypatch.setattr(drift.batch_profile, "measure", counted)
+    sizes = []
+    for number in range(20):
+        verdicts(store, f"b{number:02d}", 20)
+        assert check(store, "filtered_set", "verdicts", f"b{number:02d}").passed
+        sizes.append(len(store.find(data_docs.FOLDER)))
+    assert sizes[TRAILING:] == [sizes[TRAILING]] * (20 - TRAILING), "one result, one page, the latest profiles"
+    assert len(read) == 20, "and each batch was read once all the same"
+    for batch in ("b03", "b19"):
+        verdicts(store, batch, 21)
+        check(store, "filtered_set", "verdicts", batch)
+    assert len(store.find(drift.PROFILES)) <= drift.KEPT + TRAILING + 1, "whatever is made again"
+
+
+def test_a_run_over_many_batches_leaves_no_more_than_runs_over_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "KEPT", 3)
+    batches = [f"b{number:02d}" for number in range(12)]
+    for batch in batches:
+        verdicts(store, batch, 20)
+        vectors(store, batch, 1)
+    versions = made_batches(store, "filtered_set", batches)
+    assert drift.check_batches(store, "filtered_set", "verdicts", versions).passed
+    check(store, "embeddings", "embeddings", batches[-1])
+    kept = [Path(p).name for p in store.find(drift.PROFILES)]
+    assert len([name for name in kept if name.startswith("filtered_set.verdicts-")]) == TRAILING + 1
+    assert len([name for name in kept if name.startswith("embeddings.embeddings-")]) == TRAILING + 1
