@@ -97,10 +97,11 @@ def warning_checks(context: dg.SensorEvaluationContext, alerts: Alerts) -> dg.Sk
 def _judge(name: str, record: AssetCheckExecutionRecord, notices: Notices) -> None:
     said = record.evaluation
     assert said is not None, "it is done"
+    if not said.passed and said.blocking and said.severity is dg.AssetCheckSeverity.ERROR:
+        # Told with its run, and not well: who was told of a warning before is not told of the same one after it.
+        return
     checked = _names(said.metadata.get("partitions")) or [said.partition or WHOLE]
-    blocks = said.blocking and said.severity is dg.AssetCheckSeverity.ERROR
-    failed = [] if said.passed or blocks else _where(said, checked)
-    notices.seen(name, checked, failed, _warning(said))
+    notices.seen(name, checked, [] if said.passed else _where(said, checked), _warning(said))
 
 
 def _names(value: Any) -> list[str]:

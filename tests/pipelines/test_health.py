@@ -158,6 +158,11 @@ def test_a_check_that_blocks_is_the_failed_runs_to_tell(checked: tuple[Toy, dict
     assert not toy.run().success
     look()
     assert told.got == []
+    for kind in ("warn", "error", "warn"):
+        outcome["b1"] = kind
+        assert toy.run().success is (kind == "warn")
+        look()
+    assert len(told.got) == 1, "it was not well in between"
 
 
 def test_what_does_not_arrive_is_told_at_the_next_look_unless_it_is_well_by_then(
