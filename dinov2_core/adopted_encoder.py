@@ -6,6 +6,7 @@ A registered model may become champion at any time; what embeds the pool changes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from dinov2_core.storage import Store
 
 FOLDER = "encoders"
 POINTER = f"{FOLDER}/adopted.json"
+"""What is adopted, as JSON; ``null`` says the same as no file: nothing is."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,21 @@ def read(store: Store) -> AdoptedEncoder | None:
         return None
     where = f"{store.root}/{POINTER}"
     try:
-        found = AdoptedEncoder(**json.loads(store.read_bytes(POINTER)))
+        told = json.loads(store.read_bytes(POINTER))
+        if told is None:
+            return None
+        found = AdoptedEncoder(**told)
     except (ValueError, TypeError) as error:
         raise DamagedDataError(f"not readable ({error})", where=where, todo="adopt the encoder again") from error
     if not store.exists(found.path):
         raise DamagedDataError(f"its weights {found.path} are missing", where=where, todo="adopt the encoder again")
     return found
+
+
+def say_none(store: Store) -> None:
+    """Where nobody has adopted anything, say so in a file: for those who can only follow files that are there."""
+    with contextlib.suppress(FileExistsError):
+        store.write_bytes(POINTER, b"null", exclusive=True)
 
 
 def adopt(store: Store, weights: bytes, version: str) -> AdoptedEncoder:

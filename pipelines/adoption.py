@@ -12,7 +12,7 @@ import dagster as dg
 from dinov2_core import adopted_encoder
 from dinov2_core.errors import UserError
 from dinov2_core.stages import registry
-from pipelines import cost
+from pipelines import cost, versions
 from pipelines.resources.lake import Lake
 from pipelines.resources.tracking import Tracking
 
@@ -58,6 +58,7 @@ def _adopt(context: dg.OpExecutionContext, config: Adoption, lake: Lake, trackin
             todo="raise most_hours",
         )
     adopted_encoder.adopt(store, data, version)
+    versions.record_adoption(lake)
     context.instance.add_run_tags(context.run_id, {ADOPTED: version})
 
 

@@ -2,7 +2,8 @@
 
 Whoever runs a stage (UI, schedule, command, DVC itself) leaves them as DVC would, so that each finds the other's work
 up to date. ``python -m pipelines.versions`` writes the first two for any data root, for instance one in a bucket, which
-DVC does not track. What a version refers to is read by ``dinov2_core/kept.py``.
+DVC does not track; with ``adopted_encoder`` it is the command of the one DVC stage that is no asset. What a version
+refers to is read by ``dinov2_core/kept.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dinov2_core import manifest, stage
+from dinov2_core import adopted_encoder, manifest, stage
 from dinov2_core.errors import UserError
 from dinov2_core.kept import METRICS
 from dinov2_core.manifest import WHOLE, Manifest
@@ -28,6 +29,8 @@ from dinov2_core.storage import Store
 from pipelines.resources.lake import Lake
 
 PLOTS = "plots"
+ENCODER = "adopted_encoder"
+"""In ``dvc.yaml`` the encoder that a person adopted, which the embedding stages follow: its output is an input."""
 ATTEMPTS = 4
 log = logging.getLogger(__name__)
 
@@ -37,22 +40,33 @@ def record(lake: Lake, names: Iterable[str]) -> list[str]:
 
     Never raises for what DVC answers: a run that succeeded has succeeded, and `dvc commit` can be said again.
     """
-    here = Path.cwd()
-    store = lake.store()
-    ours = store.local and Path(store.base).resolve() == here / "data"
-    if not ours or not (here / "dvc.yaml").exists() or not (here / ".dvc").is_dir():
+    here, store = Path.cwd(), lake.store()
+    if not _tracked(store, here):
         return []
     fresh = [name for name in names if name in registry.STAGES and up_to_date(lake, name)]
     try:
         for name in fresh:
             write(store, name, here)
+        adopted_encoder.say_none(store)
     except (OSError, UserError) as error:
         log.warning("the checkout does not name this version yet: %s", error)
         return []
     # DVC records what its own commands made, and holds its lock meanwhile.
     if fresh and "DVC_STAGE" not in os.environ:
-        _commit(here, fresh)
+        _commit(here, [ENCODER, *fresh])
     return fresh
+
+
+def record_adoption(lake: Lake) -> None:
+    """Have DVC know the adopted encoder, so that what was embedded by another is changed to it as it is to Dagster."""
+    if _tracked(lake.store(), Path.cwd()):
+        _commit(Path.cwd(), [ENCODER])
+
+
+def _tracked(store: Store, here: Path) -> bool:
+    """Whether the data root is this checkout's, and DVC follows it."""
+    ours = store.local and Path(store.base).resolve() == here / "data"
+    return ours and (here / "dvc.yaml").exists() and (here / ".dvc").is_dir()
 
 
 def up_to_date(lake: Lake, name: str) -> bool:
@@ -140,9 +154,14 @@ def _put(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Write the files of every stage that the data root holds, into this folder."""
     store = Lake.from_environment().store()
+    if arguments == [ENCODER]:
+        adopted_encoder.say_none(store)
+        return 0
+    if arguments:
+        raise SystemExit(f"usage: python -m pipelines.versions [{ENCODER}]")
     for name in registry.STAGES:
         if manifest.partitions(store, name):
             write(store, name, Path.cwd())
@@ -151,4 +170,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

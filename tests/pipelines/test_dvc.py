@@ -11,10 +11,13 @@ from pathlib import Path
 
 import yaml
 
+from dinov2_core import adopted_encoder
 from dinov2_core.stages import registry
+from pipelines import cost, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ADOPTED = STAGES.pop(versions.ENCODER)
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
@@ -23,11 +26,19 @@ def test_every_stage_is_mirrored_with_its_upstream() -> None:
     for name, spec in registry.STAGES.items():
         stage = STAGES[name]
         upstream = {d.removeprefix("data/") for d in stage["deps"] if not d.startswith("data/world/")}
-        assert upstream == set(spec.upstream), name
+        assert upstream - {"encoders"} == set(spec.upstream), name
+        assert ("encoders" in upstream) == (name in cost.ENCODER_STAGES), "who embeds follows what was adopted"
         assert stage["outs"][0] == {f"data/{name}": {"persist": True}}, "DVC must not delete what a stage has made"
         assert stage["metrics"] == [{f"metrics/{name}.json": {"cache": False, "persist": True}}]
         assert stage["params"] == [name]
         assert stage["cmd"] == f"python -m pipelines.materialize {name}"
+
+
+def test_the_adopted_encoder_is_the_one_stage_that_is_no_asset() -> None:
+    assert {
+        "cmd": f"python -m pipelines.versions {versions.ENCODER}",
+        "outs": [{f"data/{adopted_encoder.FOLDER}": {"persist": True}}],
+    } == ADOPTED
 
 
 def test_every_section_of_the_settings_file_is_valid() -> None:

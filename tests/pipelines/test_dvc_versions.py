@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dinov2_core import gc, kept
+from dinov2_core import adopted_encoder, gc, kept
 from dinov2_core.manifest import Manifest
 from dinov2_core.storage import Store
+from pipelines.adoption import adopt_champion
+from pipelines.resources.lake import Lake
+from pipelines.resources.tracking import Tracking
 from tests import toy_pipeline
 from tests.pipelines.toy_checkout import NAMES, Checkout
 
@@ -107,3 +110,58 @@ def test_the_folder_of_a_version_holds_nothing_of_locks_or_names(two_versions: C
     for name in NAMES:
         hidden = list((Path(two_versions.folder) / "data" / name).rglob(".*"))
         assert hidden == []
+
+
+def adopt(checkout: Checkout, version: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flywheel's job in the checkout, with weights of a line and a registry that knows them."""
+    weights.write_text(f"weights of {version}")
+    with monkeypatch.context() as patched:
+        patched.chdir(checkout.folder)
+        patched.setattr("dinov2_core.stages.registry.STAGES", toy_pipeline.STAGES)
+        patched.setattr("dinov2_core.model.weights.from_bytes", lambda data, where: None)
+        patched.setattr("pipelines.evaluate.resolve", lambda uri, tracking: str(weights))
+        patched.setattr("pipelines.adoption._scale", lambda store, data, version: 1.0)
+        done = adopt_champion.execute_in_process(
+            resources={"lake": Lake(), "tracking": Tracking(uri="sqlite:///nobody-asks.db")},
+            run_config={"ops": {"adopt": {"config": {"most_hours": 1.0, "version": version}}}},
+        )
+    assert done.success
+
+
+def test_an_adopted_encoder_is_followed_by_dvc_as_by_dagster_and_comes_back_with_its_version(
+    two_versions: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_versions.settings({})
+    two_versions.dagster()
+    before, calls = two_versions.manifests(), two_versions.calls()
+    adopt(two_versions, "7", tmp_path / "weights", monkeypatch)
+    said = two_versions.dvc("status")
+    assert {line.rstrip(":") for line in said.splitlines() if not line.startswith(("\t", " "))} == {
+        "embeddings",
+        "seed_embeddings",
+    }
+    said = two_versions.dvc("repro")
+    for name in ("adopted_encoder", "raw_crawl"):
+        assert f"Stage '{name}' didn't change, skipping" in said
+    made = two_versions.manifests()
+    followed = {key for key in made if key.startswith(("embeddings/", "seed_embeddings/", "curated_lvd/"))}
+    assert {key for key in made if made[key] != before[key]} == followed
+    assert two_versions.calls() == calls + 3 * len(followed)
+    assert two_versions.dagster().count("up to date") == len(made), "what DVC made"
+    assert CLEAN in two_versions.dvc("status")
+    two_versions.keep("seven")
+
+    adopt(two_versions, "8", tmp_path / "weights", monkeypatch)
+    two_versions.dagster()
+    assert CLEAN in two_versions.dvc("status"), "what Dagster made"
+    assert two_versions.calls() == calls + 2 * 3 * len(followed)
+    two_versions.keep("eight")
+
+    two_versions.git("checkout", "-q", "seven")
+    two_versions.dvc("checkout", "--quiet")
+    found = adopted_encoder.read(Store(str(two_versions.folder / "data")))
+    assert found is not None
+    assert found.version == "7"
+    assert two_versions.manifests() == made
+    assert two_versions.dagster().count("up to date") == len(made)
+    assert two_versions.calls() == calls + 2 * 3 * len(followed), "nothing was computed again"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from pipelines import versions
 from tests import toy_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,9 +37,11 @@ class Checkout:
             shutil.copy(ROOT / name, self.folder / name)
         stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())
         for name, spec in toy_pipeline.STAGES.items():
-            deps = [f"data/{upstream}" for upstream in spec.upstream] or ["data/sources"]
+            deps = [f"data/{upstream}" for upstream in spec.upstream]
+            deps += [d for d in stages["stages"][name]["deps"] if d == "data/encoders"]
+            deps = deps or ["data/sources"]
             stages["stages"][name] |= {"cmd": f"python -m tests.toy_materialize {name}", "deps": deps}
-        stages["stages"] = {name: stages["stages"][name] for name in NAMES}
+        stages["stages"] = {name: stages["stages"][name] for name in (versions.ENCODER, *NAMES)}
         stages["plots"] = []
         (self.folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
         self.settings({})
