@@ -17,6 +17,7 @@ from dinov2_core.curation import pca_hash
 from dinov2_core.curation.neighbours import NeighbourSearch
 from dinov2_core.curation.scratch import Scratch
 from dinov2_core.curation.vectors import StoredRows, unit
+from dinov2_core.progress import track
 
 SIDE, DIM = 32, 144
 ENOUGH = 64 * 64
@@ -125,7 +126,7 @@ def scores(thumbnails: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         order = np.argsort(divided, kind="stable")
         images, first = np.unique(divided[order], return_index=True)
         ends = np.append(first[1:], len(order))
-        for start in range(0, len(images), _IMAGES):
+        for start in track(range(0, len(images), _IMAGES), "comparing all parts"):
             some = slice(start, start + _IMAGES)
             own = _divided(thumbnails[images[some]])
             pairs = order[first[start] : ends[some][-1]]
@@ -144,7 +145,7 @@ def _candidates(thumbnails: np.ndarray, floor: float, k: int, scratch: Scratch) 
     # The whole, the whole mirrored, and one part after another.
     rows = [StoredRows(scratch.empty((count, COARSE_DIM), np.float16)) for _ in range(3)]
     keys = [np.zeros(0, np.int64)]
-    for part in COARSE:
+    for number, part in enumerate(COARSE, 1):
         for start in range(0, count, _BLOCK):
             some = slice(start, start + _BLOCK)
             own = describe(thumbnails[some], part)
@@ -152,9 +153,10 @@ def _candidates(thumbnails: np.ndarray, floor: float, k: int, scratch: Scratch) 
             if part == COARSE[0]:
                 rows[0].values[some], rows[1].values[some] = own[:, :COARSE_DIM], mirrored(own)[:, :COARSE_DIM]
         search = NeighbourSearch(rows[2])
-        for queries in rows[:2]:
+        for queries, how in zip(rows[:2], ("", ", mirrored"), strict=True):
+            label = f"comparing thumbnails, part {number} of {len(COARSE)}{how}"
             # One more neighbour than asked: every picture is its own nearest.
-            for found in search.stream(queries, k + 1, floor):
+            for found in search.stream(queries, k + 1, floor, label=label):
                 apart = found.query != found.pool
                 one, two = found.query[apart], found.pool[apart]
                 keys.append(np.minimum(one, two) * count + np.maximum(one, two))

@@ -20,6 +20,7 @@ from dinov2_core.curation import search_faiss
 from dinov2_core.curation.search_exact import BlockSearch, Lowered, Precision, lowered_block, pool_blocks, use_bfloat16
 from dinov2_core.curation.search_pairs import Neighbours, pair_similarity, ranked
 from dinov2_core.curation.vectors import Rows, rows_of
+from dinov2_core.progress import Progress
 
 __all__ = ["NeighbourSearch", "Neighbours", "choose", "measured_recall", "pair_similarity"]
 
@@ -60,21 +61,35 @@ class NeighbourSearch:
         """What the pool takes when it is kept."""
         return (2 if use_bfloat16(self.precision, self.device) else 4) * len(self.pool) * self.pool.shape[1]
 
-    def above(self, queries: Rows, threshold: float, k: int) -> Neighbours:
-        """The at most ``k`` pool rows of each query ([N, D]) with cosine over ``threshold``."""
-        return Neighbours.joined(self.stream(queries, k, threshold))
+    def above(self, queries: Rows, threshold: float, k: int, *, label: str = "") -> Neighbours:
+        """The at most ``k`` pool rows of each query ([N, D]) with cosine over ``threshold``; ``label`` as in
+        :meth:`stream`."""
+        return Neighbours.joined(self.stream(queries, k, threshold, label=label))
 
     def top(self, queries: Rows, k: int) -> Neighbours:
         """The ``k`` nearest pool rows (all where the pool is smaller) of each query, [N, D]."""
         return Neighbours.joined(self.stream(queries, k))
 
-    def stream(self, queries: Rows, k: int, threshold: float = -np.inf) -> Iterator[Neighbours]:
-        """The neighbours of one block of queries after another; ``query`` counts from the first of all."""
+    def stream(self, queries: Rows, k: int, threshold: float = -np.inf, *, label: str = "") -> Iterator[Neighbours]:
+        """The neighbours of one block of queries after another; ``query`` counts from the first of all.
+
+        ``label``: what progress is shown as; none where it is empty.
+        """
         if not len(self.pool) or k < 1:
             return
         # One half of a block is multiplied while what the other half nominated is sorted, which takes one thread.
         abreast = 2 if self._on_threads and len(queries) > 1 else 1
         size = max(min(self.block, 65535, len(queries)) // abreast, 1)
+        blocks = self._blocks(queries, k, threshold, abreast, size)
+        if not label:
+            yield from blocks
+            return
+        with Progress(label, len(queries)) as progress:
+            for start, found in zip(range(0, len(queries), size), blocks, strict=True):
+                progress.advance(min(size, len(queries) - start))
+                yield found
+
+    def _blocks(self, queries: Rows, k: int, threshold: float, abreast: int, size: int) -> Iterator[Neighbours]:
         search = partial(self._some, queries, size, k, threshold)
         starts = range(0, len(queries), size)
         if abreast == 1:

@@ -105,3 +105,15 @@ def test_a_long_chain_is_one_component() -> None:
     sets = UnionFind(100_000)
     sets.union(order[:-1], order[1:])
     assert not sets.labels().any()
+
+
+def test_a_long_search_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("dinov2_core.progress.Progress.advance", lambda self, count=1, note="": seen.append(count))
+    rows = points(70, 0)
+    search = NeighbourSearch(rows, block=32)
+    quiet = search.above(rows, 0.1, 5)
+    assert not seen
+    told = search.above(rows, 0.1, 5, label="comparing")
+    assert sum(seen) == len(rows)
+    assert np.array_equal(told.pool, quiet.pool)

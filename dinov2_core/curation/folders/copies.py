@@ -93,9 +93,9 @@ def between(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (query, pool row, similarity) over ``threshold``; of a picture and its mirror image the more alike."""
     searched = NeighbourSearch(pool)
-    parts = [searched.above(queries, threshold, k)]
+    parts = [searched.above(queries, threshold, k, label="comparing images")]
     if len(mirrored):
-        parts.append(searched.above(mirrored, threshold, k))
+        parts.append(searched.above(mirrored, threshold, k, label="comparing mirrored images"))
     query, row, similarity = (np.concatenate([getattr(p, n) for p in parts]) for n in ("query", "pool", "similarity"))
     order = np.lexsort((-similarity, row, query))
     query, row, similarity = query[order], row[order], similarity[order]
