@@ -147,7 +147,6 @@ def _start_worker(environment: dict[str, str]) -> None:
     # One thread a process: two processes with two threads each on two cores are slower than either.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
-    os.environ["DINOV2_THREADS"] = "1"
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""ONNX models as this package runs them: found by part name or path, one session a process, threads bounded.
+"""ONNX models as this package runs them: found by part name or path, one session a process, one thread each.
 
 What a model's input and output mean belongs to the module that uses it.
 """
@@ -46,11 +46,6 @@ def checksum(model: str) -> str:
     return _checksum(str(path), state.st_size, state.st_mtime_ns)
 
 
-def threads() -> int:
-    """Threads for one session: ``DINOV2_THREADS`` (1 in worker processes), else one a core."""
-    return int(os.environ.get("DINOV2_THREADS", "0")) or os.cpu_count() or 1
-
-
 @functools.lru_cache(maxsize=8)
 def session(path: str, adapt: Callable[[onnx.ModelProto], None] | None = None) -> ort.InferenceSession:
     """The session of the file at ``path``, made once a process; ``adapt`` may change the graph in memory first.
@@ -59,7 +54,8 @@ def session(path: str, adapt: Callable[[onnx.ModelProto], None] | None = None) -
         UserError: no ONNX model, or one that ``adapt`` does not know.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads(), 1
+    # How threads share a sum changes its last bits, and data must not depend on which process, or where, made it.
+    options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
     options.log_severity_level = 3
     source: str | bytes = path
     try:

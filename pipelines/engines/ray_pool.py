@@ -119,7 +119,7 @@ class Pool:
             max_task_retries=0,
             scheduling_strategy="SPREAD",
         )
-        handle = actor.remote(ray_worker.environment(self.needs.cpus), os.getcwd())
+        handle = actor.remote(ray_worker.environment(), os.getcwd())
         return Member(handle, handle.ready.remote())
 
     def drop(self, member: Member) -> None:

@@ -54,10 +54,9 @@ class RayWorker:
             return Outcome(failure=line, trace=traceback.format_exc())
 
 
-def environment(cpus: float) -> dict[str, str]:
-    """The settings that workers with ``cpus`` cores are started with."""
-    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
-    return {**passed, "DINOV2_THREADS": str(max(1, int(cpus)))}
+def environment() -> dict[str, str]:
+    """The settings that workers are started with."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
 
 
 def _check_root(root: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dinov2_core.curation import blur, quality
+from dinov2_core.curation import blur, onnx_model, quality
 from dinov2_core.curation.faces import Face, FaceDetector, scales, suppress
 from dinov2_core.curation.nsfw import NsfwClassifier, tiles
 from tests.pictures import field, part
@@ -82,6 +82,21 @@ def solvay() -> np.ndarray:
     with Image.open(part("solvay")) as picture:
         picture.thumbnail((1280, 1280))
         return np.asarray(picture.convert("RGB"))
+
+
+def test_a_score_does_not_depend_on_the_threads_of_the_process_that_finds_it(
+    solvay: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two threads the last bits differ, and with them the manifest."""
+    found = []
+    for threads in ("1", "2"):
+        monkeypatch.setenv("DINOV2_THREADS", threads)
+        onnx_model.session.cache_clear()
+        detector = FaceDetector()
+        assert detector.session.get_session_options().intra_op_num_threads == 1
+        found.append([detector.find(solvay[:480, :480]), detector.find(solvay[100:132, 100:132])])
+    onnx_model.session.cache_clear()
+    assert found[0] == found[1]
 
 
 def test_all_faces_of_a_group_photograph_are_found_and_gone_after_the_blur(solvay: np.ndarray) -> None:
