@@ -16,6 +16,7 @@ from assets.factory import stage_asset
 from dinov2_core import kept, manifest
 from dinov2_core.errors import UserError
 from dinov2_core.kept import Kept
+from dinov2_core.locks import partition_lock
 from dinov2_core.manifest import Manifest
 
 # Tags of the registry's: see ``champions.py`` and ``registry.py`` in ``pipelines/resources``.
@@ -27,7 +28,12 @@ def register(context: dg.AssetExecutionContext, lake: Any, tracking: Any, made: 
     store = lake.store()
     client = tracking.answering()
     metrics = store.read_table(_evaluation(store).table("metrics")[0].path).to_pylist()
-    version = tracking.find_version(client, made.hash) or _register(context, store, tracking, client, made, metrics)
+    # One at a time: of two that found no version each would register one.
+    with partition_lock(store, made.stage, made.partition):
+        version = tracking.find_version(client, made.hash)
+        if version is None:
+            version = _register(context, store, tracking, client, made, metrics)
+        tracking.name_candidate(client, version)
     # From now on `dinov2 gc` keeps what this version was made from.
     who = f"model {tracking.model_name} version {version.version}"
     kept.pin(store, f"{tracking.model_name}-{version.version}", Kept(made.hash, "registered_model", who))
@@ -66,7 +72,11 @@ def _register(
     trained = manifest.read(store, "pretrained_checkpoint")
     assert trained is not None, "the stage has read it"
     run = tracking.find_run(client, "pretrained_checkpoint", trained.fingerprint)
-    run_id = run.info.run_id if run else client.create_run(tracking.experiment_id(client)).info.run_id
+    if run is None:
+        # By these tags the next process finds it, should this one be killed.
+        names = {"stage": trained.stage, "fingerprint": trained.fingerprint}
+        run = client.create_run(tracking.experiment_id(client), tags=names)
+    run_id = run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         for record in made.files:
             (Path(folder) / record.path.rsplit("/", 1)[-1]).write_bytes(store.read_bytes(record.path))

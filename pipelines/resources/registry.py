@@ -67,13 +67,59 @@ def register(
 ) -> Any:
     """Log the model in ``folder`` under a training's run and register it as candidate; returns the model version.
 
-    Code goes by path and weights as safetensors: nothing is pickled. The card becomes the version's description.
+    Code goes by path and weights as safetensors: nothing is pickled. The card becomes the version's description. What a
+    killed process logged is taken if it is whole; of several at once the caller lets one in.
     """
     import mlflow
 
     about = {"manifest": manifest_hash, **tags}
+    with mlflow.start_run(run_id=run_id):
+        model_id, known = _left_behind(client, run_id, manifest_hash)
+        model_id = model_id or _log_model(folder, about)
+        mlflow.log_metrics({key: value for key, value in metrics.items() if key not in known}, model_id=model_id)
+    if not _exists(client, name):
+        client.create_registered_model(name)
+    card = Path(folder) / "card.md"
+    # One call, so that nobody ever sees a version without its manifest.
+    version = client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        tags={**about, MODEL_ID: model_id},
+        description=card.read_text() if card.exists() else None,
+        model_id=model_id,
+    )
+    name_candidate(client, version)
+    return version
+
+
+def name_candidate(client: Any, version: Any) -> None:
+    """Give a version the alias ``candidate`` unless a newer one has it: who registered it may have been killed."""
+    held = aliased(client, version.name, CANDIDATE)
+    if held is None or int(held.version) < int(version.version):
+        client.set_registered_model_alias(version.name, CANDIDATE, version.version)
+
+
+def _left_behind(client: Any, run_id: str, manifest_hash: str) -> tuple[str, set[str]]:
+    """The whole logged model of a process that was killed before it registered one, and the scores that it has.
+
+    Empty where there is none; those that were being written are deleted.
+    """
+    experiment = client.get_run(run_id).info.experiment_id
+    found = "", set[str]()
+    for model in client.search_logged_models([experiment], f"tags.manifest = '{manifest_hash}'"):
+        if str(model.status) == "READY" and not found[0]:
+            found = model.model_id, {metric.key for metric in model.metrics or []}
+        else:
+            client.delete_logged_model(model.model_id)
+    return found
+
+
+def _log_model(folder: str, about: Mapping[str, str]) -> str:
+    import mlflow
+
     pixels = [[[0, 0, 0]] * 4] * 4
-    with tempfile.TemporaryDirectory() as code, mlflow.start_run(run_id=run_id):
+    with tempfile.TemporaryDirectory() as code:
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(MODEL_CODE),
@@ -81,23 +127,9 @@ def register(
             code_paths=[served_code(Path(code))],
             pip_requirements=requirements(),
             input_example=([pixels], {"output": "cls", "normalise": True}),
-            tags=about,
+            tags=dict(about),
         )
-        mlflow.log_metrics(dict(metrics), model_id=info.model_id)
-    if not _exists(client, name):
-        client.create_registered_model(name)
-    card = Path(folder) / "card.md"
-    # One call, so that nobody ever sees a version without its manifest.
-    version = client.create_model_version(
-        name,
-        source=f"models:/{info.model_id}",
-        run_id=run_id,
-        tags={**about, MODEL_ID: info.model_id},
-        description=card.read_text() if card.exists() else None,
-        model_id=info.model_id,
-    )
-    client.set_registered_model_alias(name, CANDIDATE, version.version)
-    return version
+    return str(info.model_id)
 
 
 def served_code(folder: Path) -> str:

@@ -117,6 +117,12 @@ class Tracking(dg.ConfigurableResource):
 
         return register(client, self.model_name, folder, run_id, manifest_hash, metrics, tags)
 
+    def name_candidate(self, client: Any, version: Any) -> None:
+        """Give a version the alias ``candidate`` unless a newer one has it."""
+        from pipelines.resources.registry import name_candidate
+
+        name_candidate(client, version)
+
     def champions(self, client: Any) -> Any:
         """Who is and was champion: promotion and rollback; see ``champions.py``."""
         from pipelines.resources.champions import Champions
