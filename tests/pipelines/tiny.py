@@ -17,9 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES: dict[str, dict[str, Any]] = {
     "deduplicated_set": {"sample": 60},
     "preliminary_encoder": {"overrides": {"steps": 6, "batch": 16}},
+    # As for a flywheel: until a version is adopted, the preliminary encoder embeds.
+    "embeddings": {"encoder": "champion"},
+    "seed_embeddings": {"encoder": "champion"},
     "clusters": {"clusters": 12},
     "pretrained_checkpoint": {"overrides": {"steps": 24, "batch": 16}, "checkpoint_every": 4},
     "distilled_checkpoints": {"overrides": {"steps": 6, "batch": 16}},
+    # So few steps may teach nothing; what else stands before a champion holds.
+    "registered_model": {"minimum_gain": -1.0},
 }
 
 
