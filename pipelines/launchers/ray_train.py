@@ -46,7 +46,7 @@ class RayTrain:
         given = {
             "function": function,
             "argument": argument,
-            "environment": ray_worker.environment(self.cpus),
+            "environment": ray_worker.environment(),
             "folder": os.getcwd(),
             "result": ray.remote(_Result).options(num_cpus=0).remote(),
         }
