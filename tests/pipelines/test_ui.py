@@ -27,6 +27,9 @@ pytestmark = [
 ]
 GROUPS = sorted({spec.group for spec in registry.STAGES.values()})
 RUN_SECONDS = 60
+BACKFILL_SECONDS = 240
+"""The daemon looks for new backfills every half minute, and again for what became of their runs."""
+BATCHES = ("b1", "b2", "b3", "b4", "b5")
 
 SELECTOR = {"repositoryLocationName": "dinov2", "repositoryName": "__repository__", "pipelineName": "__ASSET_JOB"}
 LAUNCH = """
@@ -35,6 +38,31 @@ mutation Launch($params: ExecutionParams!) {
     __typename
     ... on LaunchRunSuccess { run { runId } }
     ... on PythonError { message }
+  }
+}
+"""
+ADD = """
+mutation Add($location: String!, $repository: String!, $key: String!) {
+  addDynamicPartition(
+    repositorySelector: { repositoryLocationName: $location, repositoryName: $repository }
+    partitionsDefName: "crawl_batches"
+    partitionKey: $key
+  ) { __typename }
+}
+"""
+BACKFILL = """
+mutation Backfill($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+PROGRESS = """
+query Progress($id: String!) {
+  partitionBackfillOrError(backfillId: $id) {
+    ... on PartitionBackfill { status partitionNames runs(limit: 10) { status tags { key value } } error { message } }
   }
 }
 """
@@ -76,6 +104,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for number in range(3):
             pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "seeds" / label / f"{number}.png")
+    for batch in BATCHES:
+        place = folder / "data" / "sources" / batch
+        place.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(place / "one.png")
     sets = {"sets": [{"name": "toy", "uri": str(folder / "seeds")}]}
     (folder / "params.yaml").write_text(yaml.safe_dump({"seed_sets": sets}))
     home = folder / "dagster"
@@ -186,3 +218,25 @@ def test_one_asset_is_materialised_by_the_mutation_that_the_button_sends(server:
         status = server.ask(STATUS, id=launched["run"]["runId"])["runOrError"]["status"]
     assert status == "SUCCESS"
     assert server.manifest("seed_sets")["counts"]["images"] == 6
+
+
+def test_a_backfill_of_many_batches_as_the_dialog_launches_it_is_one_run(server: Server) -> None:
+    where = {"location": SELECTOR["repositoryLocationName"], "repository": SELECTOR["repositoryName"]}
+    for batch in BATCHES:
+        assert server.ask(ADD, **where, key=batch)["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
+    params = {"assetSelection": [{"path": ["raw_crawl"]}], "partitionNames": list(BATCHES), "tags": []}
+    launched = server.ask(BACKFILL, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    found: dict[str, Any] = {"status": ""}
+    until = time.monotonic() + BACKFILL_SECONDS
+    while not found["status"].startswith(("COMPLETED", "FAILED", "CANCELED")):
+        assert time.monotonic() < until, found
+        time.sleep(1)
+        found = server.ask(PROGRESS, id=launched["backfillId"])["partitionBackfillOrError"]
+    assert found["status"] == "COMPLETED_SUCCESS", found
+    (run,) = found["runs"]
+    assert run["status"] == "SUCCESS"
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert (tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]) == ("b1", "b5")
+    made = {batch: json.loads((server.data / f"raw_crawl/{batch}/manifest.json").read_text()) for batch in BATCHES}
+    assert [one["counts"]["stored"] for one in made.values()] == [1] * len(BATCHES)
