@@ -26,6 +26,7 @@ def tracked(
     """A tracker for the stage's training, or None where the stage is up to date and nothing will train."""
     fingerprint, upstream, current = stage.state(lake.store(), spec, WHOLE, params)
     if current is not None:
+        tracking.finish(fingerprint)
         yield None
         return
     # What is distilled hangs below the training of its teacher.

@@ -281,6 +281,9 @@ def materialise(
         started = time.monotonic()
         wanted, upstream, current = state(store, spec, partition, params)
         if current is not None and not force and _intact(store, current, verify):
+            # A process that was killed between the two last steps leaves its checkpoints behind.
+            if store.exists(left := f"{spec.name}/{partition}/.progress/{wanted[:16]}"):
+                store.delete(left)
             return Materialised(current, False, time.monotonic() - started)
         run = StageRun(
             spec=spec,

@@ -22,7 +22,7 @@ import dagster as dg
 from dinov2_core.errors import UserError
 from pipelines.resources import mlflow_database, provenance
 from pipelines.resources.mlflow_delivery import Delivery, find_run, send_all
-from pipelines.resources.mlflow_spool import Spool, waiting
+from pipelines.resources.mlflow_spool import Spool, read, waiting
 from pipelines.resources.mlflow_trainings import Trainings
 
 
@@ -171,6 +171,18 @@ class Tracking(dg.ConfigurableResource):
             raise
         finally:
             trainings.stop(status)
+
+    def finish(self, fingerprint: str) -> None:
+        """End and send what is left of a training that has ended, and whose process had no time to say so."""
+        left = [one for one in waiting(self.spool_folder) if one.fingerprint == fingerprint]
+        for one in left:
+            if [record["kind"] for record, _ in read(one.path)][-1] != "end":
+                write = one.writer()
+                write("end", status="FINISHED")
+                write.close()
+        # A tracker that is down stops nothing: it is sent with the next training then.
+        with contextlib.suppress(Exception):
+            self.deliver(left)
 
     def deliver(self, spools: list[Spool] | None = None) -> int:
         """Send what waits, of all trainings or of some; how many spools were there. Raises what MLflow raises."""
