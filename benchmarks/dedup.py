@@ -62,11 +62,7 @@ def opened(place: Path, side: int) -> np.ndarray:
     with Image.open(place) as image:
         # JPEG decodes straight to the scale that the network needs, in a fraction of the time.
         image.draft("RGB", (side, side))
-        pixels = image.convert("RGB")
-        if min(pixels.size) < side:
-            return np.asarray(pixels)
-        # Means over boxes cost two thirds of a bicubic filter; on the photographs recall is higher by 0.01 with them.
-        return np.asarray(pixels.resize((side, side), Image.Resampling.BOX))
+        return np.asarray(image.convert("RGB"))
 
 
 def ours(folder: Path, model: str, side: int) -> Pairs:
