@@ -143,8 +143,9 @@ def _all_refused(work: Work) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _told(work: Work, tracker: Tracker) -> Iterator[None]:
-    """Pass steps on to ``tracker`` as they are logged, each once, while inside."""
-    seen, ended = set(work.store.find(work.steps)), threading.Event()
+    """Pass steps on to ``tracker`` as they are logged, each once, while inside; trackers bear repetition."""
+    # Those of an earlier attempt too: it may have been killed between a step's file and telling of it.
+    seen, ended = set[str](), threading.Event()
 
     def look() -> None:
         for path in sorted(set(work.store.find(work.steps)) - seen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,6 +68,26 @@ def test_steps_are_told_once_whatever_is_looked_at_again(tmp_path: Path, monkeyp
             return super().run(function, argument)
 
     _, _, told = together.pretrained(tmp_path, TellsTwice())
+    assert [step for step, _ in told] == LOGGED
+
+
+def test_a_step_that_was_logged_but_not_told_before_a_kill_is_told_by_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        """In the place of a signal that ends the stage."""
+
+    class Dies(Other):
+        def run(self, function: Any, argument: Any) -> Any:
+            super().run(function, argument)
+            raise KilledError
+
+    # Nothing is looked at any more.
+    with monkeypatch.context() as patched:
+        patched.setattr(training_processes, "_told", lambda work, tracker: contextlib.nullcontext())
+        with pytest.raises(KilledError):
+            together.pretrained(tmp_path, Dies())
+    _, _, told = together.pretrained(tmp_path, Other())
     assert [step for step, _ in told] == LOGGED
 
 

@@ -21,12 +21,14 @@ def test_plain_and_gzipped_maps_are_read_alike() -> None:
         assert locations(data, max_bytes=1000) == ["http://a/"]
 
 
-@pytest.mark.parametrize("data", [b"<html><body>", b"\x89PNG\r\n", b"", gzip.compress(b"<html>"), b"<rss><urlset>"])
+@pytest.mark.parametrize("data", [b"<html><body>", b"\x89PNG\r\n", b"", gzip.compress(b"<html>", mtime=0), b"<rss>"])
 def test_other_files_are_no_maps(data: bytes) -> None:
     assert not is_sitemap(data)
 
 
-@pytest.mark.parametrize("data", [MAP + b" " * 1000, gzip.compress(MAP + b" " * 10_000_000), b"<!ENTITY a 'b'>" + MAP])
+@pytest.mark.parametrize(
+    "data", [MAP + b" " * 1000, gzip.compress(MAP + b" " * 10_000_000, mtime=0), b"<!ENTITY a 'b'>" + MAP]
+)
 def test_bombs_are_refused(data: bytes) -> None:
     with pytest.raises(UnsafeSitemapError):
         locations(data, max_bytes=1000)
