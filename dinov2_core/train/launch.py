@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,13 @@ def joined() -> Iterator[Process]:
     if world == 1:
         yield Process(0, 1, 1, device)
         return
+    # An agent that starts lost processes again keeps its store, and in it the addresses of the lost ones.
+    store = dist.PrefixStore(
+        f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", next(rendezvous("env://"))[0]
+    )
     # Checkpoints are written by way of the CPU whatever computes.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backends, store=store, rank=rank, world_size=world)
     try:
         yield Process(rank, world, local_world, device)
     finally:
