@@ -21,7 +21,9 @@ def test_plain_and_gzipped_maps_are_read_alike() -> None:
         assert locations(data, max_bytes=1000) == ["http://a/"]
 
 
-@pytest.mark.parametrize("data", [b"<html><body>", b"\x89PNG\r\n", b"", gzip.compress(b"<html>", mtime=0), b"<rss>"])
+@pytest.mark.parametrize(
+    "data", [b"<html><body>", b"\x89PNG\r\n", b"", gzip.compress(b"<html>", mtime=0), b"<rss><urlset>"]
+)
 def test_other_files_are_no_maps(data: bytes) -> None:
     assert not is_sitemap(data)
 
