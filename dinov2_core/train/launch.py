@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 
@@ -35,9 +36,7 @@ def joined() -> Iterator[Process]:
         yield Process(0, 1, 1, device)
         return
     # An agent that starts lost processes again keeps its store, and in it the addresses of the lost ones.
-    store = dist.PrefixStore(
-        f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", next(rendezvous("env://"))[0]
-    )
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", next(rendezvous("env://"))[0])
     # Checkpoints are written by way of the CPU whatever computes.
     backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backends, store=store, rank=rank, world_size=world)
