@@ -35,7 +35,7 @@ def chart_pods() -> Iterator[tuple[str, dict[str, Any]]]:
         "securityContext": launcher["runK8sConfig"]["containerConfig"]["securityContext"],
         "priorityClassName": launcher["runK8sConfig"]["podSpecConfig"]["priorityClassName"],
         "image": DEPLOYMENT["image"],
-        "resources": {"limits": {"memory": "1Gi"}},
+        "resources": DEPLOYMENT["resources"],
         **{k: launcher[k] for k in ("envSecrets", "envConfigMaps", "volumes", "volumeMounts")},
     }
     parts = {"webserver": CHART["dagsterWebserver"], "daemon": CHART["dagsterDaemon"], "code": DEPLOYMENT, "run": run}
@@ -106,6 +106,16 @@ def test_a_pod_holds_to_the_restricted_standard(name: str) -> None:
         assert mounted <= {v["name"] for v in pod["volumes"]}
 
 
+def test_every_container_asks_for_what_the_quota_counts() -> None:
+    """A pod with one that does not, be it one that only waits, is refused."""
+    (quota,) = [d["spec"]["hard"] for d in DOCUMENTS if d["kind"] == "ResourceQuota"]
+    counted = {key.removeprefix("requests.") for key in quota} - {"nvidia.com/gpu"}
+    assert counted == {"cpu", "memory"}
+    asked = [c["resources"] for pod in PODS.values() for c in [*pod["containers"], *pod.get("initContainers", ())]]
+    asked += [CHART[part]["initContainerResources"] for part in ("dagsterWebserver", "dagsterDaemon")]
+    assert all(counted <= set(resources["requests"]) for resources in asked)
+
+
 def test_priorities_are_defined_and_services_stand_above_batch_work() -> None:
     values = {d["metadata"]["name"]: d["value"] for d in DOCUMENTS if d["kind"] == "PriorityClass"}
     assert values["dinov2-service"] > values["dinov2-training"] > values["dinov2-batch"]
@@ -130,6 +140,16 @@ def test_everything_is_closed_that_is_not_opened() -> None:
     open_to = policies["people"]["podSelector"]["matchExpressions"][0]
     labels = CHART["dagsterWebserver"]["labels"]
     assert labels[open_to["key"]] in open_to["values"]
+    port = CHART["dagsterWebserver"]["service"]["port"]
+    assert port in [p["port"] for p in policies["people"]["ingress"][0]["ports"]]
+    assert port == CHART["dagsterWebserver"]["readinessProbe"]["httpGet"]["port"]
+    assert port >= 1024, "the web server is not root and has no capabilities"
+
+
+def test_the_clusters_api_is_within_reach() -> None:
+    """On most clusters its servers listen on 6443, and policies see that port and not the service's 443."""
+    (policy,) = [d["spec"] for d in DOCUMENTS if d["kind"] == "NetworkPolicy" and d["metadata"]["name"] == "outside"]
+    assert {443, 6443} <= {p["port"] for p in policy["egress"][0]["ports"]}
 
 
 def test_secrets_are_named_and_never_written() -> None:
@@ -169,7 +189,7 @@ def test_the_chart_says_what_the_instance_file_says() -> None:
         "maxConcurrentRuns": runs["max_concurrent_runs"],
         "tagConcurrencyLimits": runs["tag_concurrency_limits"],
     }
-    assert CHART["additionalInstanceConfig"]["freshness"] == own["freshness"]
+    assert CHART["additionalInstanceConfig"] == {key: own[key] for key in ("freshness", "nux")}
 
 
 POD = "image envSecrets envConfigMaps podSecurityContext securityContext resources labels volumes volumeMounts"
@@ -185,8 +205,10 @@ KNOWN = {
     "redis": "enabled",
     "telemetry": "enabled",
     "serviceAccount": "create name annotations",
-    "dagsterWebserver": f"{POD} replicaCount enableReadOnly",
-    "dagsterDaemon": f"{POD} enabled heartbeatTolerance runCoordinator runMonitoring runRetries sensors schedules",
+    "dagsterWebserver": f"{POD} replicaCount enableReadOnly service readinessProbe initContainerResources",
+    "dagsterWebserver.service": "type port annotations",
+    "dagsterDaemon": f"{POD} enabled heartbeatTolerance runCoordinator runMonitoring runRetries sensors schedules "
+    "initContainerResources",
     "dagsterDaemon.runCoordinator": "enabled type config",
     "dagsterDaemon.runCoordinator.config": "queuedRunCoordinator customRunCoordinator",
     "dagsterDaemon.runCoordinator.config.queuedRunCoordinator": "dequeueIntervalSeconds dequeueNumWorkers "
@@ -220,7 +242,10 @@ KNOWN = {
     "skipEmptyFiles uploadInterval uploadExtraArgs showUrlOnly region",
 }
 """Names of keys in the schema of the chart dagster/dagster at 1.13, by where they stand."""
-COPIED = r"additionalInstanceConfig|.*\.(image|resources|labels|\w*[sS]ecurityContext|env\w+|volume\w*|\w+Config)"
+COPIED = (
+    r"additionalInstanceConfig"
+    r"|.*\.(image|\w*[rR]esources|readinessProbe|labels|\w*[sS]ecurityContext|env\w+|volume\w*|\w+Config)"
+)
 """What the chart takes as it is, or Kubernetes' own: pods are held to its schema above."""
 
 
