@@ -11,11 +11,13 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from dinov2_core.errors import UserError
@@ -87,6 +89,7 @@ class ProcessShardMap:
     ) -> Iterator[tuple[int, Summary]]:
         workers = self.workers or os.cpu_count() or 1
         pool = _pool(workers)
+        _import_this_package()
         waiting = iter(enumerate(tasks))
         running: dict[Future[Summary], int] = {}
         try:
@@ -127,6 +130,14 @@ def _pool(workers: int) -> ProcessPoolExecutor:
             workers, mp_context=context, initializer=_start_worker, initargs=(dict(os.environ),)
         )
     return _pools[workers]
+
+
+def _import_this_package() -> None:
+    # A model that was loaded from a registry leaves its copy of a part of this package at the head of the path, and
+    # workers begin with the path of this program.
+    own = str(Path(__file__).parents[1])
+    if sys.path[:1] != [own]:
+        sys.path.insert(0, own)
 
 
 def _forget(workers: int) -> None:

@@ -80,3 +80,17 @@ def test_an_error_of_the_user_crosses_the_process_boundary_whole() -> None:
         list(ProcessShardMap(2).map(fail, [{}]))
     assert str(caught.value) == "filtered_set[b1]: no such model — run `make parts`"
     close_pools()
+
+
+def test_workers_import_this_package_though_a_loaded_model_left_a_part_of_it_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dinov2_core").mkdir()
+    (tmp_path / "dinov2_core/__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    close_pools()
+    try:
+        found = dict(ProcessShardMap(2).map(square, [{"n": n} for n in range(4)]))
+    finally:
+        close_pools()
+    assert [found[n]["square"] for n in range(4)] == [0, 1, 4, 9]
