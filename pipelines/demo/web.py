@@ -108,6 +108,9 @@ def serve(site: Path, port: int = PORT) -> Iterator[str]:
     finally:
         process.terminate()
         process.join(5)
+        # Who starts this program may have it ignore the polite signal, and children inherit that.
+        process.kill()
+        process.join()
 
 
 def _wait(process: multiprocessing.process.BaseProcess, port: int) -> None:

@@ -47,13 +47,13 @@ def test_a_version_goes_up_and_comes_down_and_failures_are_mended_by_the_same_co
         assert "Traceback" not in said
     assert objects(weed) == []
 
-    with in_front_of(weed.ports["s3"], GoesAway(writes=3, pull_the_plug=weed.stop)) as proxy:
+    with in_front_of(weed.ports["s3"], GoesAway(writes=1, pull_the_plug=weed.stop)) as proxy:
         said = origin.dvc("push", "--jobs", "1", fails=True, **{**weed.env, "AWS_ENDPOINT_URL": proxy.url})
     assert proxy.gone
     assert "Traceback" not in said
     weed.start()
     arrived = objects(weed)
-    assert len(arrived) == 3, "it was in the middle"
+    assert len(arrived) == 1, "it was in the middle: of no folder all is there"
     listings = [json.loads((origin.folder / ".dvc/cache" / n).read_text()) for n in arrived if n.endswith(".dir")]
     listed = {f"files/md5/{one['md5'][:2]}/{one['md5'][2:]}" for listing in listings for one in listing}
     assert listed <= set(arrived), "no listing of a folder before its files"

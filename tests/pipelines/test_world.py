@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import signal
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -91,3 +93,13 @@ def test_the_server_answers_by_host_and_misbehaves_as_planted(built: Path) -> No
         assert len(get("http://broken.example/endless.jpg")) == 2_000_000
         with pytest.raises(UserError, match="port 8941 is taken"), web.serve(built / "site.parquet", port=8941):
             pass
+
+
+def test_the_server_ends_though_whoever_started_this_program_had_it_ignore_the_polite_signal(built: Path) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with web.serve(built / "site.parquet", port=8943):
+            assert multiprocessing.active_children()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not [child for child in multiprocessing.active_children() if child.daemon]
