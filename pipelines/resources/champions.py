@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ CHAMPION = "champion"
 ROLLED_BACK = "rolled_back"
 """Tag of a version that was champion and was taken back, with the reason: it is not promoted again by itself."""
 _TRIES = 20
+_LOOKS, _MENDED = 4, 0.25
+"""Looks at an alias that is not what the history says, and seconds between them."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,18 @@ class Champions:
 
     def _held(self) -> tuple[int, Any | None]:
         """The number of the last entry that counts (0: none), and the version with the alias."""
-        entries = self.history()
-        if entries and not entries[-1].settled:
-            self._settle()
+        for look in range(_LOOKS):
             entries = self.history()
-        return entries[-1].number if entries else 0, aliased(self.client, self.name, CHAMPION)
+            if entries and not entries[-1].settled:
+                self._settle()
+                entries = self.history()
+            held = aliased(self.client, self.name, CHAMPION)
+            if not entries or (held is not None and str(held.version) == entries[-1].version):
+                break
+            # Moved by a person, or put back for a moment by a writer who was overtaken and is about to mend it.
+            if look + 1 < _LOOKS:
+                time.sleep(_MENDED)
+        return entries[-1].number if entries else 0, held
 
     def _enter(self, version: str, before: Any | None, after: int, kind: str, why: str) -> bool:
         """Write an entry; whether it counts. If so the alias is set."""

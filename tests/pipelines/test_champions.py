@@ -141,6 +141,20 @@ def test_many_at_once_leave_one_history_in_which_each_beat_the_one_before(champi
     assert holder(champions) == "4"
 
 
+def test_an_alias_that_an_overtaken_writer_has_put_back_for_a_moment_is_not_who_has_to_be_beaten(
+    champions: Champions,
+) -> None:
+    champions.promote("2", lambda held: YES)
+    champions.promote("4", lambda held: YES)
+    champions.client.set_registered_model_alias(champions.name, "champion", "2")
+    mends = threading.Timer(0.3, champions.client.set_registered_model_alias, (champions.name, "champion", "4"))
+    mends.start()
+    verdict = champions.promote("3", lambda held: Verdict(int(held.version) < 3, f"against {held.version}"))
+    mends.join()
+    assert verdict.reason == "against 4"
+    assert holder(champions) == "4"
+
+
 def test_a_winner_that_died_before_it_set_the_alias_is_champion_all_the_same(
     champions: Champions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
