@@ -5,6 +5,7 @@ Keys are held as fingerprints (``keys``); in which table the other side lies is 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ class Keyed(Measure):
         self.judge(partition, self.of_batch(partition))
         self.prints.pop(partition).clear()
 
+    @abstractmethod
     def judge(self, partition: str, prints: Fingerprints) -> None:
         """Set the values of a batch from all its keys."""
-        raise NotImplementedError
 
 
 class Unique(Keyed):

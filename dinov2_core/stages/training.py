@@ -19,7 +19,6 @@ from torch import nn
 
 from dinov2_core import config, tables
 from dinov2_core.errors import UserError
-from dinov2_core.images.index import index_table
 from dinov2_core.launcher import InProcess
 from dinov2_core.model import weights
 from dinov2_core.model.preprocessing import Preprocessing
@@ -27,14 +26,11 @@ from dinov2_core.model.vision_transformer import VisionTransformer
 from dinov2_core.stage import StageRun
 from dinov2_core.stages import training_processes
 from dinov2_core.storage import Store
-from dinov2_core.stored_checkpoints import StoredCheckpoints
 from dinov2_core.tracker import TellsTrainingsApart, Tracker
 from dinov2_core.train import checkpoint
-from dinov2_core.train.loader import LoaderConfig
 from dinov2_core.train.objective import build_network
 from dinov2_core.train.recipe import EfficiencyConfig, Recipe
-from dinov2_core.train.trainer import Trained, train
-from dinov2_core.training_data import open_data
+from dinov2_core.train.trainer import Trained
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -75,46 +71,27 @@ def train_on(
     tracking: AbstractContextManager[Tracker] = nullcontext(run.tracker)
     if isinstance(run.tracker, TellsTrainingsApart):
         tracking = run.tracker.begin(tracked_as, config.to_plain(recipe), folder)
+    work = training_processes.Work(
+        root=run.store.root,
+        scratch=run.scratch(part),
+        folder=folder,
+        recipe=recipe,
+        prepared_size=prepared_size,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        workers=workers,
+        efficiency=efficiency,
+        teacher=teacher,
+        initial=initial,
+        where=run.where,
+    )
     if not isinstance(run.launcher, InProcess):
-        work = training_processes.Work(
-            root=run.store.root,
-            scratch=run.scratch(part),
-            folder=folder,
-            recipe=recipe,
-            prepared_size=prepared_size,
-            checkpoint_every=checkpoint_every,
-            log_every=log_every,
-            workers=workers,
-            efficiency=efficiency,
-            teacher=teacher,
-            initial=initial,
-            where=run.where,
-        )
         with tracking as tracker:
             return training_processes.train_together(run, work, _each_once(rows), tracker)
     with tempfile.TemporaryDirectory() as index, tracking as tracker:
-        data = open_data(
-            index_table(Path(index), run.store, _each_once(rows)),
-            recipe,
-            prepared_size=prepared_size,
-            loader=LoaderConfig(workers=workers),
-            where=run.where,
-        )
+        data = work.open(Path(index), _each_once(rows))
         try:
-            trained = train(
-                recipe,
-                data.batches,
-                teacher=teacher,
-                initial=initial,
-                efficiency=efficiency,
-                device="cuda" if torch.cuda.is_available() else "cpu",
-                tracker=tracker,
-                folder=folder,
-                checkpoint_every=checkpoint_every,
-                copies=None if run.store.local else StoredCheckpoints(run.store, run.scratch(part)),
-                log_every=log_every,
-                label=run.where,
-            )
+            trained = work.train(data.batches, "cuda" if torch.cuda.is_available() else "cpu", tracker)
         finally:
             data.batches.close()
         return trained, {"images": data.images, "undecodable": len(data.refused())}

@@ -31,7 +31,7 @@ from dinov2_core.train import launch
 from dinov2_core.train.loader import LoaderConfig
 from dinov2_core.train.recipe import EfficiencyConfig, Recipe
 from dinov2_core.train.trainer import Trained, train
-from dinov2_core.training_data import Place, open_data
+from dinov2_core.training_data import Place, TrainingData, open_data
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks for steps that were logged."""
@@ -39,7 +39,7 @@ _LOOK_EVERY = 1.0
 
 @dataclass(frozen=True)
 class Work:
-    """What each process is told. Paths below ``scratch`` are the store's."""
+    """One training of a stage, and what each of its processes is told. Paths below ``scratch`` are the store's."""
 
     root: str
     scratch: str
@@ -70,6 +70,17 @@ class Work:
     @property
     def refused(self) -> str:
         return f"{self.scratch}-refused"
+
+    def open(self, index: Path, rows: pa.Table, place: Place = Place()) -> TrainingData:
+        """Batches from the images at ``rows``, for the process at ``place``; ``index`` is an empty folder."""
+        return open_data(
+            index_table(index, self.store, rows),
+            self.recipe,
+            prepared_size=self.prepared_size,
+            loader=LoaderConfig(workers=self.workers),
+            place=place,
+            where=self.where,
+        )
 
     def train(self, batches: Any, device: torch.device | str, tracker: Tracker) -> Trained:
         return train(
@@ -110,14 +121,8 @@ def train_together(run: StageRun, work: Work, rows: pa.Table, tracker: Tracker) 
 def one_process(work: Work) -> int:
     """What every process does: train on its rows of each batch. Returns how many images can be drawn."""
     with launch.joined() as process, tempfile.TemporaryDirectory() as index:
-        data = open_data(
-            index_table(Path(index), work.store, work.store.read_table(work.rows)),
-            work.recipe,
-            prepared_size=work.prepared_size,
-            loader=LoaderConfig(workers=work.workers),
-            place=Place(process.rank, process.world, process.local_world, process.device),
-            where=work.where,
-        )
+        place = Place(process.rank, process.world, process.local_world, process.device)
+        data = work.open(Path(index), work.store.read_table(work.rows), place)
 
         def note(step: int, metrics: Mapping[str, float]) -> None:
             with contextlib.suppress(Exception):

@@ -119,17 +119,23 @@ def test_a_batch_is_compared_with_the_latest_ones_only(store: Store) -> None:
     assert not check(store, "filtered_set", "verdicts", "b1").passed
 
 
-def test_a_batch_is_read_once_and_not_for_each_later_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for batch in ("b1", "b2", "b3"):
-        verdicts(store, batch, 20)
-    read: list[str] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The batches that are read, as they are."""
+    found: list[str] = []
     real = drift.batch_profile.measure
 
     def counted(of: Store, made: Any, *rest: Any, **more: Any) -> Any:
-        read.append(made.partition)
+        found.append(made.partition)
         return real(of, made, *rest, **more)
 
     monkeypatch.setattr(drift.batch_profile, "measure", counted)
+    return found
+
+
+def test_a_batch_is_read_once_and_not_for_each_later_one(store: Store, read: list[str]) -> None:
+    for batch in ("b1", "b2", "b3"):
+        verdicts(store, batch, 20)
     for batch in ("b1", "b2", "b3"):
         check(store, "filtered_set", "verdicts", batch)
     assert sorted(read) == ["b1", "b2", "b3"]
@@ -147,16 +153,10 @@ def test_profiles_lie_apart_from_the_results(store: Store) -> None:
     assert Path(kept[0]).parent.name == "profiles"
 
 
-def test_what_the_checks_leave_does_not_grow_with_the_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_checks_leave_does_not_grow_with_the_batches(
+    store: Store, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(drift, "KEPT", 3)
-    read: list[str] = []
-    real = drift.batch_profile.measure
-
-    def counted(of: Store, made: Any, *rest: Any, **more: Any) -> Any:
-        read.append(made.partition)
-        return real(of, made, *rest, **more)
-
-    monkeypatch.setattr(drift.batch_profile, "measure", counted)
     sizes = []
     for number in range(20):
         verdicts(store, f"b{number:02d}", 20)
