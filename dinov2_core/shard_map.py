@@ -135,9 +135,13 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def _import_this_package() -> None:
     # A model that was loaded from a registry leaves its copy of a part of this package at the head of the path, and
     # workers begin with the path of this program.
-    own = str(Path(__file__).parents[1])
-    if sys.path[:1] != [own]:
-        sys.path.insert(0, own)
+    package = Path(__file__).parent
+    for number, place in enumerate(sys.path):
+        found = Path(place) / package.name
+        if found.is_dir():
+            if not found.samefile(package):
+                sys.path.insert(number, str(package.parent))
+            return
 
 
 def _forget(workers: int) -> None:
